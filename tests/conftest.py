@@ -1,0 +1,25 @@
+"""Settings of the whole suite: eight simulated devices, strict ranks, one compilation cache."""
+
+import os
+import pathlib
+
+CACHE = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache')
+
+# By the environment, so that the programs a test starts share them.
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(CACHE / 'ddpm_jax' / 'tests'))
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+# Not by the environment: the programs a test starts choose their own number of devices.
+jax.config.update('jax_num_cpu_devices', 8)
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+
+@pytest.fixture
+def x64():
+  """Double precision for the length of a test."""
+  with jax.enable_x64(True):
+    yield
