@@ -1,0 +1,194 @@
+"""The likelihood of an example by the probability-flow ODE, as of a normalizing flow.
+
+Along dx/dt = v(x, t) the density changes by d log p / dt = -∇·v, hence
+
+  log p(x at t_min) = log p(x at t_max) + ∫ ∇·v dt   from t_min to t_max.
+
+Reference: Chen et al. 2018, https://arxiv.org/abs/1806.07366; Song et al. 2021,
+https://arxiv.org/abs/2011.13456, section 4.3 and appendix D.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import diffrax
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from ddpm_jax.diffusion.bound import example_keys
+from ddpm_jax.diffusion.parameterization import Denoiser
+from ddpm_jax.diffusion.schedules import Schedule
+from ddpm_jax.diffusion.sde import probability_flow
+
+
+def basis(key: None, x: Array) -> Array:
+  """(D, …), the unit vectors: Σ eᵀ J e is the trace, for D products with the Jacobian."""
+  del key
+  return jnp.eye(x.size, dtype=x.dtype).reshape(-1, *x.shape)
+
+
+def rademacher(key: Array, x: Array) -> Array:
+  """(1, …), ±1 with even odds; the estimate's variance comes from off the diagonal alone."""
+  return jax.random.rademacher(key, (1, *x.shape), x.dtype)
+
+
+def gaussian(key: Array, x: Array) -> Array:
+  """(1, …), standard normal."""
+  return jax.random.normal(key, (1, *x.shape), x.dtype)
+
+
+# The vectors e of ∇·v = Σ eᵀ J e, or of an unbiased estimate of it: E e eᵀ = I (Hutchinson).
+DIVERGENCES: dict[str, Callable[..., Array]] = {
+  'exact': basis,
+  'rademacher': rademacher,
+  'gaussian': gaussian,
+}
+
+
+class Latent(NamedTuple):
+  """Where the flow takes an example.
+
+  Attributes:
+    x: (B, …), at t_max.
+    log_det: (B,), ∫ ∇·v dt in nats: the log-determinant of the map's Jacobian.
+  """
+
+  x: Array
+  log_det: Array
+
+
+def log_likelihood(
+  schedule: Schedule,
+  denoiser: Denoiser,
+  x: Array,
+  *,
+  prior: Callable[[Array], Array],
+  divergence: str,
+  key: Array | None = None,
+  index: Array | None = None,
+  **solver_settings,
+) -> Array:
+  """log p(x) = log prior(x at t_max) + ∫ ∇·v dt, in nats for each example (B,).
+
+  It is the density at t_min, of data with noise sigma(t_min) in it.
+
+  Args:
+    schedule: a continuous path.
+    denoiser: a network's or an oracle's.
+    x: the examples (B, …), as of t_min.
+    prior: one example at t_max -> its log-density in nats. The customary one is
+      `lambda x: process.prior(schedule, x, schedule.t_max).log_prob(x)`; what it costs against
+      another is the difference of the two at `encode`'s x, for one solve.
+    divergence: as all that follows, an argument of `encode`.
+    key: of the probes.
+    index: (B,), each example's number.
+    **solver_settings: solver, rtol, atol, max_steps.
+  """
+  latent = encode(
+    schedule, denoiser, x, divergence=divergence, key=key, index=index, **solver_settings
+  )
+  return jax.vmap(prior)(latent.x) + latent.log_det
+
+
+def encode(
+  schedule: Schedule,
+  denoiser: Denoiser,
+  x: Array,
+  *,
+  divergence: str,
+  key: Array | None = None,
+  index: Array | None = None,
+  solver: diffrax.AbstractAdaptiveSolver | None = None,
+  rtol: float = 1e-5,
+  atol: float = 1e-5,
+  max_steps: int = 4096,
+) -> Latent:
+  """Takes examples at t_min along the flow to t_max, with the log-determinant of the map.
+
+  Each example has steps and probes of its own, so that a result doesn't depend on its batch. The
+  example and its nats per dimension are each kept within atol + rtol |value| a step.
+
+  Args:
+    schedule: a continuous path; at the kinks of an interpolated chain steps are less exact.
+    denoiser: a network's or an oracle's.
+    x: the examples (B, …), as of t_min.
+    divergence: a key of DIVERGENCES. `exact` costs as many Jacobian products as an example has
+      dimensions; the others one, and are unbiased up to the solver's error.
+    key: of the probes; not for `exact`.
+    index: (B,), each example's number, which decides its probe; 0 … B - 1 if not given.
+    solver: diffrax.Dopri5() if not given; Dopri8 for tight tolerances.
+    rtol: relative tolerance.
+    atol: absolute tolerance.
+    max_steps: of an example, before an error.
+
+  Raises:
+    ValueError: for a divergence that has no such name or lacks its key.
+    RuntimeError: where max_steps do not reach t_max, also under jit.
+  """
+  if divergence not in DIVERGENCES:
+    raise ValueError(f"divergence '{divergence}' is not one of {', '.join(DIVERGENCES)}")
+  if divergence != 'exact' and key is None:
+    raise ValueError(f"divergence '{divergence}' draws probes: it needs a key")
+  field = probability_flow(schedule, denoiser)
+  controller = diffrax.PIDController(rtol=rtol, atol=atol, norm=largest_rms)
+
+  def rates(t: Array, state: tuple[Array, Array], probes: Array) -> tuple[Array, Array]:
+    velocity, push = jax.linearize(lambda x: field(x[None], t)[0], state[0])
+    return velocity, jnp.sum(probes * jax.vmap(push)(probes)) / velocity.size
+
+  def solve(x: Array, key: Array | None) -> Latent:
+    probes = DIVERGENCES[divergence](key, x)
+    solution = diffrax.diffeqsolve(
+      diffrax.ODETerm(rates),
+      solver or diffrax.Dopri5(),
+      t0=jnp.asarray(schedule.t_min, x.dtype),
+      t1=jnp.asarray(schedule.t_max, x.dtype),
+      dt0=None,
+      y0=(x, jnp.zeros((), x.dtype)),
+      args=probes,
+      stepsize_controller=controller,
+      max_steps=max_steps,
+    )
+    end, nats = jax.tree.map(lambda leaf: leaf[0], solution.ys)
+    return Latent(end, nats * x.size)
+
+  keys = None if key is None else example_keys(key, x, index)
+  return jax.vmap(solve)(x, keys)
+
+
+def largest_rms(state: tuple[Array, Array]) -> Array:
+  """The larger root mean square of the two: nats count as much as all of the example together."""
+  squares = [jnp.mean(jnp.square(leaf)) for leaf in jax.tree.leaves(state)]
+  return jnp.sqrt(jnp.maximum(*squares))
+
+
+def dequantize(image: Array, levels: int, key: Array) -> Array:
+  """2 (k + u - ½) / (levels - 1) - 1 with u uniform over [0, 1), for pixels k in 0 … levels - 1.
+
+  The value 2k / (levels - 1) - 1 that stands for k elsewhere is the center of a bin of width
+  2 / (levels - 1); the draw is uniform over the bin. Bins tile [-1, 1] and half a bin beyond it.
+  """
+  u = jax.random.uniform(key, jnp.shape(image))
+  return 2 * (image + u - 0.5) / (levels - 1) - 1
+
+
+def quantized_log_prob(log_prob: Array, x: Array, levels: int) -> Array:
+  """log p(x) + D log w, w = 2 / (levels - 1): at most log P(k) on average over the draw, in nats.
+
+  The model's probability of pixels k is its mass P(k) = ∫ p(x) dx over their bin, of volume w^D.
+  As x is uniform there P(k) = w^D E p(x), hence log P(k) >= E log p(x) + D log w (Jensen).
+  So a density's bits per dimension are below those of the pixels by log2((levels - 1) / 2): for 256
+  levels log2(127.5) = 6.994, where scaling by 128 would have had 7.
+
+  Args:
+    log_prob: the density's, at x = dequantize(k, levels, key).
+    x: one example, of D dimensions.
+    levels: of the pixels.
+
+  Reference: Theis et al. 2016, https://arxiv.org/abs/1511.01844, section 3.1.
+  """
+  return log_prob + jnp.size(x) * math.log(2 / (levels - 1))

@@ -1,0 +1,178 @@
+"""Likelihoods by the ODE against the densities of the oracles."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddpm_jax.diffusion import bits_per_dim, prior, schedules
+from ddpm_jax.diffusion.likelihood import (
+  DIVERGENCES,
+  dequantize,
+  encode,
+  log_likelihood,
+  quantized_log_prob,
+)
+from ddpm_jax.diffusion.oracle import GaussianData, GaussianMixture
+from ddpm_jax.diffusion.schedules import CONTINUOUS
+
+DATA = {
+  'gaussian': lambda: GaussianData(jnp.array([0.4, -0.2]), jnp.array([0.3, 0.05])),
+  'mixture': lambda: GaussianMixture(
+    [0.6, 0.4], [[-0.5, 0.4], [0.6, 0.0]], [[[0.05, 0.03], [0.03, 0.04]], [[0.1, 0], [0, 0.02]]]
+  ),
+}
+TIGHT = {'rtol': 1e-7, 'atol': 1e-7}
+
+
+@pytest.fixture(params=CONTINUOUS)
+def path(request, x64):
+  return CONTINUOUS[request.param]()
+
+
+def examples(data, path, size):
+  """Draws from the data's marginal at t_min."""
+  x0 = jax.vmap(data.sample)(jax.random.split(jax.random.key(0), size))
+  eps = jax.random.normal(jax.random.key(1), x0.shape)
+  return path.alpha(path.t_min) * x0 + path.sigma(path.t_min) * eps
+
+
+def end(data, path):
+  """The log-density of the data's marginal at t_max."""
+  return lambda x: data.log_marginal(path, x, path.t_max)
+
+
+def test_exact_likelihood_is_the_density(path):
+  data = DATA['mixture']()
+  x = examples(data, path, 4)
+  settings = {'prior': end(data, path), 'divergence': 'exact', **TIGHT}
+  likelihood = jax.jit(lambda x: log_likelihood(path, data.denoiser(path), x, **settings))(x)
+  exact = jax.vmap(lambda x: data.log_marginal(path, x, path.t_min))(x)
+  assert np.all(np.abs(bits_per_dim(likelihood - exact, x[0])) < 1e-4)
+
+
+@pytest.mark.parametrize('name', ['vp', 'flow'])
+def test_encoding_gaussian_data_is_the_affine_map_between_marginals(x64, name):
+  path, data = CONTINUOUS[name](), DATA['gaussian']()
+  first, last = (data.marginal(path, t) for t in (path.t_min, path.t_max))
+  x = examples(data, path, 2)
+  latent = encode(path, data.denoiser(path), x, divergence='exact', **TIGHT)
+  scale = jnp.sqrt(last.variance / first.variance)
+  expected = last.mean[None] + scale[None] * (x - first.mean[None])
+  size = np.max(np.abs(expected))
+  np.testing.assert_allclose(latent.x, expected, atol=1e-5 * size)
+  np.testing.assert_allclose(latent.log_det, np.full(2, jnp.sum(jnp.log(scale))), atol=1e-4)
+  likelihood = jax.vmap(end(data, path))(latent.x) + latent.log_det
+  exact = jax.vmap(first.log_prob)(x)
+  assert np.all(np.abs(bits_per_dim(likelihood - exact, x[0])) < 1e-4)
+
+
+def test_a_chain_has_the_likelihood_of_its_continuous_reading(x64):
+  # Its velocity jumps at each of the chain's times: steps that cross one are less exact.
+  path, data = schedules.interpolate(schedules.cosine(50)), DATA['gaussian']()
+  x = examples(data, path, 2)
+  likelihood = log_likelihood(
+    path, data.denoiser(path), x, prior=end(data, path), divergence='exact', **TIGHT
+  )
+  exact = jax.vmap(data.marginal(path, path.t_min).log_prob)(x)
+  assert np.all(np.abs(bits_per_dim(likelihood - exact, x[0])) < 1e-3)
+
+
+def test_customary_prior_costs_its_divergence_from_the_marginal(x64):
+  # What log N(0, alpha² + sigma²) at t_max loses against the marginal is, on average, their KL.
+  path, data, size = schedules.vp(beta_max=3.0), DATA['gaussian'](), 200
+  x = examples(data, path, size)
+  latent = jax.jit(lambda x: encode(path, data.denoiser(path), x, divergence='exact'))(x)
+  customary = prior(path, x[0], path.t_max)
+  costs = jax.vmap(lambda x: end(data, path)(x) - customary.log_prob(x))(latent.x)
+  exact = data.marginal(path, path.t_max).kl(customary)
+  assert exact > 0.02
+  assert abs(jnp.mean(costs) - exact) < 4.5 * jnp.std(costs) / np.sqrt(size)
+
+
+@pytest.mark.parametrize('divergence', ['rademacher', 'gaussian'])
+def test_hutchinson_is_unbiased(x64, divergence):
+  path, data, size = schedules.vp(t_min=0.01), DATA['mixture'](), 400
+  x = jnp.broadcast_to(examples(data, path, 1), (size, 2))
+  denoiser, key = data.denoiser(path), jax.random.key(2)
+  latent = encode(path, denoiser, x, divergence=divergence, key=key)
+  exact = data.log_marginal(path, x[0], path.t_min) - end(data, path)(latent.x[0])
+  error = jnp.std(latent.log_det) / np.sqrt(size)
+  assert error > 1e-3
+  assert abs(jnp.mean(latent.log_det) - exact) < 4.5 * error
+
+
+@pytest.mark.parametrize('divergence', DIVERGENCES)
+def test_divergence_of_a_diagonal_field(x64, divergence):
+  # For J = diag(c), e = ±1 gives the trace without error, as the basis does.
+  slopes, x = jnp.arange(1.0, 7.0).reshape(2, 3), jnp.zeros((2, 3))
+  probes = DIVERGENCES[divergence](jax.random.key(0), x)
+  if divergence == 'gaussian':
+    draws = jax.vmap(lambda key: DIVERGENCES[divergence](key, x))
+    probes = draws(jax.random.split(jax.random.key(0), 100_000))[:, 0] / np.sqrt(100_000)
+  traces = jnp.sum(jnp.square(probes) * slopes[None])
+  assert traces == pytest.approx(21, rel=0.02 if divergence == 'gaussian' else 1e-12)
+
+
+def test_an_example_does_not_depend_on_its_batch(x64):
+  path, data = schedules.vp(t_min=0.01), DATA['gaussian']()
+  x, index = examples(data, path, 3), jnp.array([5, 2, 9])
+  settings = {'divergence': 'gaussian', 'key': jax.random.key(3)}
+
+  def solve(x, index):
+    return encode(path, data.denoiser(path), x, index=index, **settings)
+
+  batch, alone = solve(x, index), solve(x[1:2], index[1:2])
+  np.testing.assert_allclose(batch.x[1], alone.x[0], rtol=1e-12)
+  np.testing.assert_allclose(batch.log_det[1], alone.log_det[0], rtol=1e-12)
+
+
+def test_single_precision_serves():
+  path, data = schedules.vp(t_min=1e-3), DATA['gaussian']()
+  x = examples(data, path, 4)
+  settings = {'prior': end(data, path), 'divergence': 'exact'}
+  likelihood = log_likelihood(path, data.denoiser(path), x, **settings)
+  exact = jax.vmap(lambda x: data.log_marginal(path, x, path.t_min))(x)
+  assert likelihood.dtype == jnp.float32
+  np.testing.assert_allclose(likelihood, exact, atol=2e-3)
+
+
+def test_dequantized_levels_fill_their_bins_evenly(x64):
+  levels, size = 5, 4000
+  image = jnp.repeat(jnp.arange(levels, dtype=jnp.uint8), size)
+  x = np.asarray(dequantize(image, levels, jax.random.key(0))).reshape(levels, size)
+  centers, width = np.linspace(-1, 1, levels), 2 / (levels - 1)
+  places = (x - centers[:, None]) / width + 0.5
+  assert places.min() >= 0 and places.max() <= 1
+  counts = np.stack([np.histogram(row, 10, (0, 1))[0] for row in places])
+  assert np.all(np.abs(counts - size / 10) < 4.5 * np.sqrt(size * 0.09))
+
+
+def test_dequantization_bounds_the_mass_of_a_bin(x64):
+  # A wide Gaussian is nearly flat over a bin, a narrow one is not; neither exceeds the bin's mass.
+  levels, size = 9, 10_000
+  image = jnp.array([3, 6], jnp.uint8)
+  keys = jax.random.split(jax.random.key(0), size)
+  x = jax.vmap(lambda key: dequantize(image, levels, key))(keys)
+  gaps = []
+  for variance in (4.0, 0.05):
+    model = GaussianData(jnp.zeros(2), jnp.array(variance)).marginal(schedules.linear(2), 0)
+    nats = jax.vmap(lambda x, model=model: quantized_log_prob(model.log_prob(x), x, levels))(x)
+    # Both bins are inside, where the discretized Gaussian is the mass.
+    mass = model.discretized_log_prob(2 * image / (levels - 1) - 1, levels)
+    gaps.append(float(mass - jnp.mean(nats)))
+    assert gaps[-1] > -4.5 * jnp.std(nats) / np.sqrt(size)
+  assert abs(gaps[0]) < 0.005 < 0.02 < gaps[1]
+
+
+def test_a_misuse_is_told(x64):
+  path, data = schedules.vp(), DATA['gaussian']()
+  denoiser, x = data.denoiser(path), jnp.ones((1, 2))
+  with pytest.raises(ValueError, match="'hutchinson' is not one of exact, rademacher, gaussian"):
+    encode(path, denoiser, x, divergence='hutchinson')
+  with pytest.raises(ValueError, match="'gaussian' draws probes: it needs a key"):
+    encode(path, denoiser, x, divergence='gaussian')
+  with pytest.raises(TypeError, match='use schedules.interpolate'):
+    encode(schedules.linear(5), denoiser, x, divergence='exact')
+  with pytest.raises(RuntimeError, match='maximum number of solver steps'):
+    jax.block_until_ready(encode(path, denoiser, x, divergence='exact', max_steps=3))
