@@ -1,0 +1,77 @@
+"""What every loss is given, and what it gives back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from jax import Array
+
+from ddpm_jax.diffusion.parameterization import Network, Parameterization, network_input
+from ddpm_jax.diffusion.schedules import Schedule
+from ddpm_jax.keys import Keys, for_purpose
+
+
+class Factors(NamedTuple):
+  """A loss that is a product: weight × law of t × distance."""
+
+  weight: Callable[[Schedule, Array], Array]
+  time_law: Callable[..., tuple[Array, Array]]
+  distance: Callable[[Array], Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+  """All that stays fixed while training; it holds no arrays that are trained.
+
+  Attributes:
+    network: (params, x, noise_label, cond, index, keys) -> output; an autoencoder's `Coder`.
+    schedule: the path.
+    parameterization: what the network predicts.
+    factors: weight, law of t and distance.
+    batch_size: of the whole batch, over all devices and hosts.
+    gather: per-example values of this device -> those of the whole batch.
+    train: whether the network drops out units and labels.
+    num_levels: of a component of the data, for losses that are a probability of it.
+  """
+
+  network: Network
+  schedule: Schedule
+  parameterization: Parameterization
+  factors: Factors
+  batch_size: int
+  gather: Callable[[Array], Array] = lambda values: values
+  train: bool = True
+  num_levels: int = 256
+
+
+class LossOutput(NamedTuple):
+  """A loss for each example, (B,); metrics, each (B,); and the loss's own state."""
+
+  values: Array
+  metrics: dict[str, Array]
+  state: Any
+
+
+Loss = Callable[[Problem, dict, Any, dict[str, Array], Keys], LossOutput]
+
+
+def apply_network(
+  problem: Problem, params: dict, xt: Array, t: Array, batch: dict[str, Array], keys: Keys
+) -> Array:
+  """One batched call of the network at times t (B,)."""
+  x, label = network_input(problem.parameterization, problem.schedule, xt, t)
+  cond = {'label': batch['label']} if 'label' in batch else {}
+  examples = keys.examples if problem.train else None
+  return problem.network(params['network'], x, label, cond, batch['index'], examples)
+
+
+def noise_like(x0: Array, keys: Keys) -> Array:
+  """Standard normals like the batch x0, each example's from its own key."""
+
+  def draw(key: Array) -> Array:
+    return jax.random.normal(key, x0.shape[1:], x0.dtype)
+
+  return jax.vmap(draw)(for_purpose(keys.examples, 'noise'))

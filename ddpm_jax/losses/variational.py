@@ -1,0 +1,109 @@
+"""The variational bound itself as a loss: one of its terms for each example, without bias."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from ddpm_jax.diffusion.bound import (
+  Decoder,
+  bound_term,
+  categorical,
+  cumulative_cost,
+  draw_steps,
+  evidence,
+  normals,
+  prior_term,
+)
+from ddpm_jax.diffusion.continuous_bound import continuous_term
+from ddpm_jax.diffusion.parameterization import Denoiser, split_variance, to_x0
+from ddpm_jax.diffusion.process import Denoised, q_sample
+from ddpm_jax.diffusion.schedules import Discrete, Schedule, Time, bind
+from ddpm_jax.keys import Keys, for_purpose
+from ddpm_jax.losses.problem import LossOutput, Problem, apply_network, noise_like
+from ddpm_jax.losses.time_laws import uniforms
+
+
+def variational(
+  problem: Problem,
+  params: dict,
+  state: Any,
+  batch: dict[str, Array],
+  keys: Keys,
+  *,
+  variance: str = 'small',
+) -> LossOutput:
+  """prior + KL of one step / its probability + reconstruction, in nats per dimension.
+
+  Its mean is the bound with the decoder `categorical`, which needs no call of the network. Steps
+  are drawn as by `stratified_bound`, evenly in log(1 + SNR), example i of a batch from the i-th of
+  batch_size parts; in continuous time the term is that of `continuous_bound`. Weight, law of t and
+  distance are the bound's own, those of the config unused.
+
+  Reference: Kingma et al. 2021, https://arxiv.org/abs/2107.00630, equation 11.
+
+  Args:
+    variance: of a chain's reverse steps, a key of VARIANCES; 'fraction' trains the learned one.
+  """
+  schedule = bind(problem.schedule, params['schedule'])
+  problem = dataclasses.replace(problem, schedule=schedule)
+  x0, eps = batch['image'], noise_like(batch['image'], keys)
+  place = batch['index'] % problem.batch_size + uniforms(keys.step, batch['index'])
+  share = place / problem.batch_size
+  denoiser = training_denoiser(problem, params, batch, keys)
+  if isinstance(schedule, Discrete):
+    steps = chain_term(schedule, denoiser, x0, share, eps, variance)
+  else:
+    steps = continuous_term(schedule, denoiser, x0, share, eps)
+  last = normals(for_purpose(keys.examples, 'bound'), 0, x0)
+  parts = {
+    'prior': jax.vmap(prior_term, (None, 0, None))(schedule, x0, schedule.t_max),
+    'steps': steps,
+    'reconstruction': decoding_term(schedule, x0, last, categorical(problem.num_levels)),
+  }
+  parts = {name: nats / x0[0].size for name, nats in parts.items()}
+  values = parts['prior'] + parts['steps'] + parts['reconstruction']
+  return LossOutput(values, parts, state)
+
+
+def chain_term(
+  schedule: Discrete, denoiser: Denoiser, x0: Array, share: Array, eps: Array, variance: str
+) -> Array:
+  """KL / probability of the step at each share (B,) of the cost of all steps: (B,)."""
+  times = jnp.arange(schedule.num_steps, 0, -1)
+  s, t, probability = draw_steps(times, cumulative_cost(schedule, times), share)
+  return bound_term(schedule, denoiser, x0, s, t, eps, variance) / probability
+
+
+def decoding_term(schedule: Schedule, x0: Array, eps: Array, decoder: Decoder) -> Array:
+  """-log p(x0 | x_{t_1}) of a decoder that asks x_{t_1} alone, for each example: (B,)."""
+  t = schedule.t_min
+
+  def term(x0: Array, eps: Array) -> Array:
+    alone = evidence(schedule, q_sample(schedule, x0, t, eps), t)
+    return -decoder(x0, alone, alone)
+
+  return jax.vmap(term)(x0, eps)
+
+
+def training_denoiser(
+  problem: Problem, params: dict, batch: dict[str, Array], keys: Keys
+) -> Denoiser:
+  """The network as a denoiser of this batch, with dropout where the problem has it."""
+  schedule = problem.schedule
+
+  def denoiser(xt: Array, t: Time) -> Denoised:
+    times = jnp.asarray(t)
+    value, fraction = split_variance(apply_network(problem, params, xt, times, batch, keys), xt)
+
+    def read(value: Array, xt: Array, t: Array) -> Array:
+      row = problem.parameterization.row
+      return to_x0(value, xt, schedule.alpha(t), schedule.sigma(t), row)
+
+    return Denoised(jax.vmap(read)(value, xt, times), fraction=fraction)
+
+  return denoiser
