@@ -1,0 +1,19 @@
+"""Flax networks, and what makes plain functions of them."""
+
+from ddpm_jax.models.autoencoder import Autoencoder, Coder, make_coder
+from ddpm_jax.models.network import init_network, make_network, null_cond, num_params
+from ddpm_jax.models.unet import UNet
+
+MODELS = {'unet': UNet, 'autoencoder': Autoencoder}
+
+__all__ = [
+  'MODELS',
+  'Autoencoder',
+  'Coder',
+  'UNet',
+  'init_network',
+  'make_coder',
+  'make_network',
+  'null_cond',
+  'num_params',
+]

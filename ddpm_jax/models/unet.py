@@ -1,0 +1,126 @@
+"""The U-Net of DDPM (Ho et al. 2020, arXiv:2006.11239, appendix B)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from ddpm_jax.errors import InputError, choose
+from ddpm_jax.keys import for_purpose
+from ddpm_jax.models.layers import (
+  ZERO,
+  Conditioning,
+  Downsample,
+  GroupNorm,
+  ResBlock,
+  SelfAttention,
+  Upsample,
+  conv,
+)
+
+DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+
+
+class UNet(nn.Module):
+  """Residual blocks down to a small image and up again, with skip connections between the two.
+
+  Level i has channels * multipliers[i] channels at 1/2^i of the image's size: num_res_blocks on
+  the way down and one more on the way up, where each takes one stored activation of the way down.
+  The defaults are DDPM's for CIFAR-10: 35,746,307 parameters.
+
+  Attributes:
+    channels: of the first level; a multiple of 4.
+    multipliers: one for each level.
+    num_res_blocks: residual blocks of a level.
+    attention_resolutions: image heights at which each residual block is followed by attention.
+    dropout: rate inside the residual blocks.
+    num_heads: of each attention.
+    learn_variance: doubles the output's channels; the second half is the variance head.
+    num_classes: None for an unconditional network; else its null label is num_classes.
+    label_dropout: probability, in training, that a label becomes the null label.
+    dtype: 'float32' or 'bfloat16', of the computation; parameters and output stay float32.
+    out_channels: of the image.
+  """
+
+  channels: int = 128
+  multipliers: tuple[int, ...] = (1, 2, 2, 2)
+  num_res_blocks: int = 2
+  attention_resolutions: tuple[int, ...] = (16,)
+  dropout: float = 0.1
+  num_heads: int = 1
+  learn_variance: bool = False
+  num_classes: int | None = None
+  label_dropout: float = 0.1
+  dtype: str = 'float32'
+  out_channels: int = 3
+
+  @nn.compact
+  def __call__(
+    self, x: Array, noise_label: Array, cond: Mapping[str, Array], keys: Array | None = None
+  ) -> Array:
+    """Maps (B, H, W, C) images and (B,) noise labels to (B, H, W, out_channels or its double).
+
+    Args:
+      x: noisy images.
+      noise_label: what the parameterization says of the noise level.
+      cond: {'label': (B,) int32} for a conditional network.
+      keys: (B,) keys in training, for dropout and label dropout; None in evaluation.
+
+    Raises:
+      InputError: where the image's sides cannot be halved len(multipliers) - 1 times.
+    """
+    dtype = choose(DTYPES, self.dtype, 'config.model.dtype')
+    self._check(x.shape)
+    embedding = Conditioning(
+      self.channels, self.num_classes, self.label_dropout, name='conditioning'
+    )(noise_label, cond, keys)
+    dropout_keys = None if keys is None else for_purpose(keys, 'dropout')
+
+    def block(h: Array, channels: int, name: str, attend: bool) -> Array:
+      h = ResBlock(channels, self.dropout, dtype, name=name)(h, embedding, dropout_keys)
+      return SelfAttention(self.num_heads, dtype, name=f'{name}_attention')(h) if attend else h
+
+    h = conv(self.channels, dtype, name='conv_in')(x)
+    h = self._levels(h, block, dtype)
+    h = nn.silu(GroupNorm(name='norm_out')(h))
+    channels = self.out_channels * (2 if self.learn_variance else 1)
+    return conv(channels, jnp.float32, ZERO, name='conv_out')(h)
+
+  def _levels(self, h: Array, block: Any, dtype: Any) -> Array:
+    widths = [self.channels * multiplier for multiplier in self.multipliers]
+    levels = list(enumerate(widths))
+    skips = [h]
+    for level, width in levels:
+      attend = h.shape[1] in self.attention_resolutions
+      for i in range(self.num_res_blocks):
+        h = block(h, width, f'down_{level}_{i}', attend)
+        skips.append(h)
+      if level < len(widths) - 1:
+        h = Downsample(dtype, name=f'down_{level}')(h)
+        skips.append(h)
+    h = block(h, widths[-1], 'middle_0', attend=True)
+    h = block(h, widths[-1], 'middle_1', attend=False)
+    for level, width in reversed(levels):
+      attend = h.shape[1] in self.attention_resolutions
+      for i in range(self.num_res_blocks + 1):
+        h = block(jnp.concatenate([h, skips.pop()], axis=-1), width, f'up_{level}_{i}', attend)
+      if level:
+        h = Upsample(dtype, name=f'up_{level}')(h)
+    return h
+
+  def _check(self, shape: tuple[int, ...]) -> None:
+    if self.channels <= 0 or self.channels % 4:
+      raise InputError(f'config.model.channels: {self.channels} is not a multiple of 4')
+    _, height, width, _ = shape
+    halvings = len(self.multipliers) - 1
+    if math.gcd(height, width) % 2**halvings:
+      possible = (math.gcd(height, width) & -math.gcd(height, width)).bit_length()
+      raise InputError(
+        f'config.model.multipliers: {len(self.multipliers)} levels need image sides that are '
+        f'multiples of {2**halvings}, not {height}x{width}; give {possible} or fewer'
+      )

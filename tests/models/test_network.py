@@ -1,0 +1,80 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddpm_jax.errors import InputError
+from ddpm_jax.models import MODELS, UNet, init_network, make_network, null_cond, num_params
+from tests.models.test_layers import keys, noise_like, quick_jit
+
+MODULE = UNet(channels=8, multipliers=(1, 2), num_res_blocks=1, num_classes=3, out_channels=1)
+
+
+@pytest.fixture(scope='module')
+def params():
+  return noise_like(init_network(MODULE, jax.random.key(0), (4, 4, 1)))
+
+
+def test_a_vmapped_network_is_the_batched_one(params):
+  network = make_network(MODULE)
+  x = jax.random.normal(jax.random.key(1), (4, 4, 4, 1))
+  noise_label = jnp.arange(4) * 100.0
+  cond = {'label': jnp.array([0, 1, 2, 3])}
+
+  def single(x, noise_label, cond, key):
+    cond = {'label': cond['label'][None]}
+    return network(params, x[None], noise_label[None], cond, keys=key[None])[0]
+
+  batched = quick_jit(network)(params, x, noise_label, cond, keys=keys(4))
+  vmapped = quick_jit(jax.vmap(single))(x, noise_label, cond, keys(4))
+  np.testing.assert_allclose(vmapped, batched, rtol=1e-4, atol=1e-4)
+
+
+def test_a_conditional_network_asks_for_its_labels(params):
+  with pytest.raises(InputError, match=r"cond: 'label' is missing.* 3 classes.*null_cond"):
+    make_network(MODULE)(params, jnp.zeros((1, 4, 4, 1)), jnp.zeros(1), {})
+
+
+def test_null_condition_is_the_last_row_of_the_table():
+  np.testing.assert_array_equal(null_cond(MODULE, 2)['label'], [3, 3])
+  assert null_cond(UNet(), 2) == {}
+
+
+def test_null_condition_ignores_the_rows_of_the_classes(params):
+  network = quick_jit(make_network(MODULE))
+  x, noise_label = jnp.ones((2, 4, 4, 1)), jnp.ones(2)
+  table = params['conditioning']['label']['embedding']
+  changed = jax.tree.map(lambda leaf: leaf, params)
+  changed['conditioning']['label']['embedding'] = table.at[:3].add(1.0)
+  before, after = (network(p, x, noise_label, null_cond(MODULE, 2)) for p in (params, changed))
+  np.testing.assert_array_equal(before, after)
+  label = {'label': jnp.zeros(2, jnp.int32)}
+  assert jnp.abs(network(params, x, noise_label, label) - before).max() > 1e-3
+
+
+def test_init_depends_on_the_key_alone(params):
+  del params
+  first, again, other = (
+    init_network(MODULE, jax.random.key(seed), (4, 4, 1)) for seed in (0, 0, 1)
+  )
+  same = jax.tree.map(np.array_equal, first, again)
+  assert all(jax.tree.leaves(same))
+  kernel = [tree['conv_in']['kernel'] for tree in (first, other)]
+  assert not np.array_equal(*kernel)
+
+
+def test_num_params_counts_every_number():
+  assert num_params({'a': jnp.zeros((2, 3)), 'b': {'c': jnp.zeros(4), 'd': jnp.zeros(())}}) == 11
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_every_model_takes_the_data_sets_channels_and_classes(name):
+  module = MODELS[name](out_channels=1, num_classes=5)
+  params = jax.eval_shape(lambda: init_network(module, jax.random.key(0), (32, 32, 1)))
+  output = jax.eval_shape(
+    lambda p: make_network(module)(
+      p, jnp.zeros((2, 32, 32, 1)), jnp.zeros(2), null_cond(module, 2), keys=keys(2)
+    ),
+    params,
+  )
+  assert output.shape == (2, 32, 32, 1)
