@@ -1,0 +1,29 @@
+"""Ancestral sampling: draw from the reverse chain, one p(xs | xt) after another."""
+
+from __future__ import annotations
+
+from ddpm_jax.diffusion.parameterization import Denoiser
+from ddpm_jax.diffusion.process import VARIANCES, reverse
+from ddpm_jax.diffusion.schedules import Schedule
+from ddpm_jax.errors import choose
+from ddpm_jax.samplers.sampler import Noise, Sampler, State, Step, start
+
+
+def ancestral(variance: str = 'small') -> Sampler:
+  """xs = E p(xs | xt) + sqrt(Var p(xs | xt)) noise.
+
+  Reference: Ho et al. 2020, https://arxiv.org/abs/2006.11239, algorithm 2.
+
+  Args:
+    variance: a key of VARIANCES.
+  """
+  choose(VARIANCES, variance, 'config.sampler.variance')
+
+  def update(
+    schedule: Schedule, denoiser: Denoiser, state: State, step: Step, noise: Noise
+  ) -> State:
+    denoised = denoiser(state.x, step.t)
+    xs = reverse(schedule, denoised, state.x, step.s, step.t, variance)
+    return State(xs.sample(noise(step.t, step.s)), denoised.x0)
+
+  return Sampler(start, update)

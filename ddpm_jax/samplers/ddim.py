@@ -1,0 +1,41 @@
+"""DDIM: a family of processes with the same marginals, from deterministic to ancestral."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from ddpm_jax.diffusion.parameterization import Denoiser
+from ddpm_jax.diffusion.process import fresh_noise
+from ddpm_jax.diffusion.schedules import Schedule
+from ddpm_jax.errors import InputError
+from ddpm_jax.samplers.sampler import Noise, Sampler, State, Step, start
+
+
+def ddim(eta: float = 0.0) -> Sampler:
+  """xs = alpha_s x0 + sigma_s sqrt(1 - eta² r) eps + eta sigma_s sqrt(r) noise.
+
+  Here eps = (xt - alpha_t x0) / sigma_t is always derived from the denoiser's x0, clipped or not.
+  eta = 0 is deterministic and also runs backwards (s > t), which inverts it; eta = 1 is ancestral
+  sampling with the small variance.
+
+  Reference: Song et al. 2021, https://arxiv.org/abs/2010.02502, equations 12 and 16.
+
+  Raises:
+    InputError: where eta is outside [0, 1].
+  """
+  if not 0 <= eta <= 1:
+    raise InputError(f'config.sampler.eta: {eta} is outside [0, 1]')
+
+  def update(
+    schedule: Schedule, denoiser: Denoiser, state: State, step: Step, noise: Noise
+  ) -> State:
+    t, s = step.t, step.s
+    denoised = denoiser(state.x, t)
+    eps = (state.x - schedule.alpha(t) * denoised.x0) / schedule.sigma(t)
+    if not eta:
+      return State(schedule.alpha(s) * denoised.x0 + schedule.sigma(s) * eps, denoised.x0)
+    r = fresh_noise(schedule, s, t)
+    mixed = jnp.sqrt(1 - eta**2 * r) * eps + eta * jnp.sqrt(r) * noise(t, s)
+    return State(schedule.alpha(s) * denoised.x0 + schedule.sigma(s) * mixed, denoised.x0)
+
+  return Sampler(start, update)

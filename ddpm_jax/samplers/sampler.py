@@ -1,0 +1,130 @@
+"""A sampler is a pair of pure functions, and one scan runs them all.
+
+  init(schedule, times, xT) -> state
+  update(schedule, denoiser, state, step, noise) -> state
+
+A state is a NamedTuple that begins with x and x0, the last prediction. Times decrease, each with
+sigma > 0; the last step, to data itself, is the denoiser's x0, taken here once for all samplers.
+Hence a run over N times costs N evaluations for a sampler with one evaluation a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from ddpm_jax.diffusion.parameterization import Denoiser
+from ddpm_jax.diffusion.process import prior
+from ddpm_jax.diffusion.schedules import Schedule, Time
+from ddpm_jax.errors import choose
+from ddpm_jax.keys import for_purpose
+
+Noise = Callable[..., Array]
+
+
+class Step(NamedTuple):
+  """From time t to time s; `index` counts the steps from 0."""
+
+  t: Array
+  s: Array
+  index: Array
+
+
+class Sampler(NamedTuple):
+  """init(schedule, times, xT) -> state; update(schedule, denoiser, state, step, noise) -> state."""
+
+  init: Callable[[Schedule, Array, Array], Any]
+  update: Callable[[Schedule, Denoiser, Any, Step, Noise], Any]
+
+
+class State(NamedTuple):
+  """The state of a sampler without history: x (B, …), and x0, the last prediction."""
+
+  x: Array
+  x0: Array
+
+
+def start(schedule: Schedule, times: Array, xT: Array) -> State:
+  """The `init` of a sampler without history; the first prediction is zero."""
+  del schedule, times
+  return State(xT, jnp.zeros_like(xT))
+
+
+def sample(
+  sampler: Sampler,
+  denoiser: Denoiser,
+  schedule: Schedule,
+  times: Array,
+  xT: Array,
+  keys: Array,
+  noise: str = 'white',
+  return_path: bool = False,
+  final: str = 'denoise',
+) -> Any:
+  """Runs a sampler from xT at times[0] to data.
+
+  Args:
+    sampler: an entry of SAMPLERS, called.
+    denoiser: a network's, an oracle's, or one under guidance.
+    schedule: the path.
+    times: (N,), strictly decreasing, from `time_grid`.
+    xT: (B, …), where to begin: `prior_sample` or anything at the noise level of times[0].
+    keys: (B,), one for each sample: sample i depends on keys[i] and xT[i] alone.
+    noise: a key of NOISES.
+    return_path: whether to return every x on the way too.
+    final: 'denoise' ends with x0 predicted at times[-1], 'keep' with x at times[-1].
+
+  Returns:
+    The samples (B, …); with return_path also the path, (N + 1, B, …) or (N, B, …) for 'keep',
+    which begins with xT.
+  """
+  if final not in ('denoise', 'keep'):
+    raise ValueError(f"final: '{final}' is not one of denoise, keep")
+  draw = choose(NOISES, noise, 'noise')
+
+  def update(state: Any, step: Step) -> tuple[Any, Array | None]:
+    new = sampler.update(schedule, denoiser, state, step, draw(keys, xT, step))
+    return new, new.x if return_path else None
+
+  steps = Step(times[:-1], times[1:], jnp.arange(times.shape[0] - 1))
+  state, path = jax.lax.scan(update, sampler.init(schedule, times, xT), steps)
+  x = denoiser(state.x, times[-1]).x0 if final == 'denoise' else state.x
+  if not return_path:
+    return x
+  parts: list[Any] = [xT[None], path]
+  if final == 'denoise':
+    parts.append(x[None])
+  return x, jnp.concatenate(parts)
+
+
+def white(keys: Array, like: Array, step: Step) -> Noise:
+  """Independent standard normals for each step: noise(t, s, draw=0), like the batch."""
+
+  def noise(t: Time, s: Time, draw: int = 0) -> Array:
+    del t, s
+
+    def example(key: Array) -> Array:
+      key = jax.random.fold_in(jax.random.fold_in(key, step.index), draw)
+      return jax.random.normal(key, like.shape[1:], like.dtype)
+
+    return jax.vmap(example)(for_purpose(keys, 'sampler'))
+
+  return noise
+
+
+NOISES = {
+  'white': white,
+}
+
+
+def prior_sample(schedule: Schedule, t: Time, keys: Array, shape: tuple[int, ...]) -> Array:
+  """Where sampling begins: a draw like one example of `shape` from the prior at t, for each key."""
+
+  def example(key: Array) -> Array:
+    return prior(schedule, jnp.zeros(shape), t).sample(jax.random.normal(key, shape))
+
+  return jax.vmap(example)(for_purpose(keys, 'prior'))
