@@ -1,0 +1,27 @@
+"""Data sets, and the stream of batches that training reads."""
+
+from ddpm_jax.data.dataset import Arrays, Dataset, Decoded, Split, held_out
+from ddpm_jax.data.images import quantize, random_flip, scale, to_uint8
+from ddpm_jax.data.pipeline import batches, train_iterator
+from ddpm_jax.data.sources import DATASETS, arrays, digits, folder, load, source, tfds
+
+__all__ = [
+  'DATASETS',
+  'Arrays',
+  'Dataset',
+  'Decoded',
+  'Split',
+  'arrays',
+  'batches',
+  'digits',
+  'folder',
+  'held_out',
+  'load',
+  'quantize',
+  'random_flip',
+  'scale',
+  'source',
+  'tfds',
+  'to_uint8',
+  'train_iterator',
+]
