@@ -1,0 +1,232 @@
+"""How fast training is: the bare step, the whole loop, and what the difference is made of.
+
+Speeds drift with all else that a machine does, so what is compared is run in alternating blocks,
+and it is the ratio within each block that counts.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+import pathlib
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import numpy as np
+
+from ddpm_jax import data
+from ddpm_jax.config import Config
+from ddpm_jax.training import loop
+from ddpm_jax.training.experiment import Experiment, make_step, new_state
+from ddpm_jax.training.flops import count_flops
+from ddpm_jax.training.parallel import Parallel
+
+Time = TypeVar('Time')
+NEVER = sys.maxsize
+AHEAD = 2  # steps, as in metrics.Window
+
+
+class Spread(NamedTuple):
+  """The median of some measurements and their quartiles."""
+
+  median: float
+  low: float
+  high: float
+
+
+def spread(values: Sequence[float]) -> Spread:
+  """Median and quartiles; quartiles between two measurements are interpolated."""
+  low, high = np.percentile(values, (25, 75))
+  return Spread(statistics.median(values), float(low), float(high))
+
+
+def ratios(above: Sequence[float], below: Sequence[float]) -> Spread:
+  """The spread of above[i] / below[i]."""
+  return spread([a / b for a, b in zip(above, below, strict=True)])
+
+
+def alternate(runs: Mapping[str, Callable[[], Time]], blocks: int) -> dict[str, list[Time]]:
+  """What each of `runs` returns, `blocks` times over, in turn.
+
+  Every other round goes backward: a steady drift then favors none.
+  """
+  times: dict[str, list[Time]] = {name: [] for name in runs}
+  for block in range(blocks):
+    for name in list(runs)[:: -1 if block % 2 else 1]:
+      times[name].append(runs[name]())
+  return times
+
+
+class Program(NamedTuple):
+  """What the compiler says of the step.
+
+  Attributes:
+    compile_seconds: tracing left out.
+    flops: of one step on all devices, counted by `count_flops`.
+    xla_flops: XLA's own count, on one device; None where it has none.
+    bytes: of state, batch and temporaries on one device; None where XLA does not say.
+  """
+
+  compile_seconds: float
+  flops: int
+  xla_flops: float | None
+  bytes: int | None
+
+
+class Bare:
+  """The compiled step alone: one batch that stays on the devices, the state carried along."""
+
+  def __init__(self, experiment: Experiment, parallel: Parallel):
+    self._step: Any = parallel.compile(make_step(experiment, parallel))
+    self._state = parallel.place_state(new_state(experiment))
+    self._batch = parallel.place_batch(next(batches(experiment)))
+
+  def compile(self) -> Program:
+    """Compiles the step; the call after it takes the program from the cache."""
+    arguments = self._state, self._batch
+    lowered = self._step.lower(*arguments)
+    start = time.perf_counter()
+    compiled = lowered.compile()
+    seconds = time.perf_counter() - start
+    cost, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
+    return Program(
+      compile_seconds=seconds,
+      flops=count_flops(self._step, *arguments),
+      xla_flops=cost.get('flops'),
+      bytes=memory and _total(memory),
+    )
+
+  def __call__(self, steps: int) -> float:
+    """Seconds for so many steps."""
+    start = time.perf_counter()
+    # The host runs no further ahead than it does in the loop.
+    ahead: collections.deque[Any] = collections.deque()
+    for _ in range(steps):
+      self._state, metrics = self._step(self._state, self._batch)
+      ahead.append(metrics)
+      if len(ahead) > AHEAD:
+        jax.block_until_ready(ahead.popleft())
+    jax.block_until_ready(self._state)
+    return time.perf_counter() - start
+
+
+def _total(memory: Any) -> int:
+  """Arguments, results and temporaries; a donated argument shares its bytes with a result."""
+  return (
+    memory.argument_size_in_bytes
+    + memory.output_size_in_bytes
+    - memory.alias_size_in_bytes
+    + memory.temp_size_in_bytes
+  )
+
+
+class Loop:
+  """The training loop itself, `training.train`, in a folder of its own.
+
+  It goes by pairs of blocks: one without a checkpoint, and one with a checkpoint in its middle,
+  which ends when its steps are done and the checkpoint is whole. So a checkpoint's full cost is
+  known, and can be shared out over as many steps as it serves. Each block logs at least once;
+  held-out losses and previews, which are work of their own, are left out.
+  """
+
+  def __init__(self, config: Config, workdir: pathlib.Path, steps: int, blocks: int):
+    """Starts the loop; `steps` is a block's length, at least 2."""
+    self._steps, self._done = steps, 0
+    self._every = config.checkpoint.every_steps
+    self._checkpoints = workdir / 'checkpoints'
+    self._stream = loop.steps(loop_config(config, steps, 2 * steps * (blocks + 1)), workdir)
+    # Half a block compiles and warms up, which puts the checkpoints, every second block's length,
+    # in the middle of the blocks that hold one.
+    self._advance(-(-steps // 2))
+
+  def __call__(self) -> float:
+    """Seconds for a block, with its share of a checkpoint."""
+    plain = self._block()
+    return plain + (self._block(saves=True) - plain) * self._steps / self._every
+
+  def close(self) -> None:
+    """Stops the loop."""
+    self._stream.close()
+
+  def _block(self, saves: bool = False) -> float:
+    start = time.perf_counter()
+    self._advance(self._steps)
+    if saves:
+      self._await_checkpoint(self._done - self._done % (2 * self._steps))
+    return time.perf_counter() - start
+
+  def _advance(self, steps: int) -> None:
+    for _ in range(steps):
+      self._done, self._state = next(self._stream)
+    jax.block_until_ready(self._state)
+
+  def _await_checkpoint(self, step: int, seconds: float = 300.0) -> None:
+    """A checkpoint has its name only when all of it is written."""
+    whole = self._checkpoints / str(step)
+    deadline = time.monotonic() + seconds
+    while not whole.exists():
+      if time.monotonic() > deadline:
+        raise TimeoutError(f'{whole} has not appeared in {seconds:.0f} s')
+      time.sleep(0.001)
+
+
+def loop_config(config: Config, steps: int, total: int) -> Config:
+  """The config of a loop that saves in every other block and outlasts `total` steps."""
+  change = dataclasses.replace
+  return change(
+    config,
+    training=change(config.training, num_steps=max(config.training.num_steps, total + 1)),
+    checkpoint=change(config.checkpoint, every_steps=2 * steps),
+    evaluation=change(config.evaluation, every_steps=NEVER),
+    logging=change(
+      config.logging,
+      every_steps=min(config.logging.every_steps, steps),
+      preview_every_steps=NEVER,
+    ),
+  )
+
+
+def block_length(step_seconds: float, block_seconds: float = 1.5) -> int:
+  """Steps that take at least `block_seconds`, and two at least."""
+  return max(2, math.ceil(block_seconds / step_seconds))
+
+
+def input_rate(experiment: Experiment, parallel: Parallel, seconds: float = 1.0) -> float:
+  """Images per second from the data set to the devices, with nothing else to do."""
+  stream, images = batches(experiment), 0
+  parallel.place_batch(next(stream))
+  start = time.perf_counter()
+  while (elapsed := time.perf_counter() - start) < seconds:
+    batch = next(stream)
+    jax.block_until_ready(parallel.place_batch(batch))
+    images += len(batch['index'])
+  stream.close()
+  return images * jax.process_count() / elapsed
+
+
+def peak_memory() -> tuple[int, str]:
+  """Bytes, and what they are: the most on one device, or the process's where devices don't say."""
+  stats = [device.memory_stats() or {} for device in jax.local_devices()]
+  peak = max(row.get('peak_bytes_in_use', 0) for row in stats)
+  if peak:
+    return peak, 'of a device'
+  unit = 1 if sys.platform == 'darwin' else 1024
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, 'of the process'
+
+
+def batches(experiment: Experiment) -> Any:
+  """The stream of batches that the loop reads, from its beginning."""
+  config = experiment.config
+  return data.train_iterator(
+    experiment.dataset,
+    config.dataset.batch_size,
+    config.seed,
+    jax.process_index(),
+    jax.process_count(),
+  )

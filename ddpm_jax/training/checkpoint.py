@@ -1,0 +1,134 @@
+"""Checkpoints: Orbax behind one small module.
+
+A checkpoint is a folder named by its step that holds the TrainState and a JSON record. It is
+written in the background and appears under its name only when whole, so a process killed while it
+saves leaves the one before it in place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import pathlib
+import re
+import sys
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from ddpm_jax.errors import InputError
+
+Tree = TypeVar('Tree')
+
+
+class Checkpoints:
+  """The checkpoints in one folder; a context manager that waits for the last save on leaving."""
+
+  def __init__(self, folder: str | pathlib.Path, keep: int | None = None):
+    """Opens a folder: for writing where `keep`, the number of newest ones to keep, is given."""
+    self.folder = pathlib.Path(folder).absolute()
+    self._writes = keep is not None
+    if self._writes:
+      self.folder.mkdir(parents=True, exist_ok=True)
+    with _quiet():
+      self._options = (
+        ocp.CheckpointManagerOptions(
+          preservation_policy=checkpoint_managers.LatestN(keep), enable_async_checkpointing=True
+        )
+        if self._writes
+        else ocp.CheckpointManagerOptions(read_only=True)
+      )
+      self._manager = ocp.CheckpointManager(self.folder, options=self._options)
+
+  def __enter__(self) -> Checkpoints:
+    return self
+
+  def __exit__(self, *exception: object) -> None:
+    self._manager.close()
+
+  def steps(self) -> list[int]:
+    """The steps of the whole checkpoints, in order."""
+    return sorted(self._manager.all_steps())
+
+  def latest_step(self) -> int | None:
+    """The newest step, or None."""
+    return self._manager.latest_step()
+
+  def save(self, step: int, state: Any, record: dict[str, Any]) -> None:
+    """Starts to save `state` and the JSON `record`; the state may be donated at once."""
+    items = ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record))
+    self._manager.save(step, args=items, force=True)
+
+  def wait(self) -> None:
+    """Waits until what was saved is on the disk."""
+    self._manager.wait_until_finished()
+
+  def restore(self, step: int, like: Tree) -> tuple[Tree, dict[str, Any]]:
+    """The state and the record at `step`; `like` gives shapes, dtypes and shardings.
+
+    Raises:
+      InputError: the checkpoint cannot be read.
+    """
+    items = ocp.args.Composite(
+      state=ocp.args.StandardRestore(_abstract(like)), record=ocp.args.JsonRestore()
+    )
+    restored = self._read(step, items)
+    return restored['state'], restored['record']
+
+  def restore_part(self, step: int, like: Tree) -> Tree:
+    """Only the branches of the state that `like`, a dict, names.
+
+    Raises:
+      InputError: the checkpoint cannot be read.
+    """
+    like = _abstract(like)
+    arguments = ocp.args.PyTreeRestore(
+      like,
+      restore_args=ocp.checkpoint_utils.construct_restore_args(like),
+      partial_restore=True,
+    )
+    return self._read(step, ocp.args.Composite(state=arguments))['state']
+
+  def _read(self, step: int, items: ocp.args.Composite) -> Any:
+    with _quiet():
+      try:
+        return self._manager.restore(step, args=items)
+      # Orbax has no error of its own for a damaged file: anything from OSError to KeyError comes.
+      except Exception as error:
+        reason = re.split(r'\n|\. ', str(error))[0][:160]
+    raise InputError(f'{self.folder / str(step)}: cannot be read ({reason}); {self._mend(step)}')
+
+  def _mend(self, step: int) -> str:
+    earlier = [other for other in self.steps() if other < step]
+    onward = f'go on from step {earlier[-1]}' if earlier else 'start anew'
+    return f'if it is damaged, delete that folder to {onward}'
+
+
+def _abstract(tree: Tree) -> Tree:
+  """Shapes and dtypes; what has no sharding goes to one device, wherever it was saved from."""
+  one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, 'sharding', None) or one),
+    tree,
+  )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Keeps Orbax's warnings, and the traces of reads that it leaves unfinished, off the screen."""
+  loggers = [logging.getLogger(name) for name in ('absl', 'asyncio')]
+  levels = [logger.level for logger in loggers]
+  hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+  for logger in loggers:
+    logger.setLevel(logging.CRITICAL)
+  try:
+    yield
+  finally:
+    gc.collect()
+    sys.unraisablehook = hook
+    for logger, level in zip(loggers, levels, strict=True):
+      logger.setLevel(level)

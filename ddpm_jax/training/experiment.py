@@ -1,0 +1,228 @@
+"""The one place where a config becomes objects."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from ddpm_jax import data, models
+from ddpm_jax.config import Config
+from ddpm_jax.diffusion import PARAMETERIZATIONS, SCHEDULES, Parameterization
+from ddpm_jax.diffusion.parameterization import Network
+from ddpm_jax.diffusion.schedules import Discrete
+from ddpm_jax.errors import InputError
+from ddpm_jax.keys import for_purpose
+from ddpm_jax.losses import LOSSES, Loss, Problem, make_factors
+from ddpm_jax.samplers import SAMPLERS, Sampler, time_grid
+from ddpm_jax.training import autoencoding, denoising, optimizers
+from ddpm_jax.training.denoising import denoiser
+from ddpm_jax.training.heldout import make_heldout
+from ddpm_jax.training.parallel import Parallel
+from ddpm_jax.training.state import TrainState, init_state
+from ddpm_jax.training.step import Step, make_train_step
+
+
+class Kind(NamedTuple):
+  """What differs between kinds of model; the loop, the step and the run's folder are one.
+
+  Attributes:
+    name: a key of KINDS.
+    losses: the names in LOSSES that train it.
+    make_network: module -> what the loss calls.
+    generate: (experiment, params, cond, keys) -> samples (B, H, W, C).
+    evaluations: experiment -> how often the network is evaluated for each sample.
+    describe: config -> how samples are drawn, in words.
+    make_heldout: experiment -> (params of the network -> scalars of held-out examples).
+  """
+
+  name: str
+  losses: frozenset[str]
+  make_network: Callable[[Any], Any]
+  generate: Callable[..., Array]
+  evaluations: Callable[[Any], int]
+  describe: Callable[[Config], str]
+  make_heldout: Callable[[Any], Callable[[Any], dict[str, float]]]
+
+
+KINDS = {
+  'denoiser': Kind(
+    'denoiser',
+    frozenset(LOSSES) - autoencoding.LOSSES,
+    models.make_network,
+    denoising.generate,
+    denoising.evaluations,
+    denoising.describe,
+    make_heldout,
+  ),
+  'autoencoder': Kind(
+    'autoencoder',
+    autoencoding.LOSSES,
+    models.make_coder,
+    autoencoding.generate,
+    autoencoding.evaluations,
+    autoencoding.describe,
+    autoencoding.make_heldout,
+  ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """What training, evaluation and notebooks need of a config.
+
+  An autoencoder has no schedule, parameterization or sampler: they are None, and `times` is empty.
+  """
+
+  config: Config
+  kind: Kind
+  dataset: data.Dataset
+  schedule: Discrete
+  parameterization: Parameterization
+  module: nn.Module
+  network: Network
+  loss: Loss
+  problem: Problem
+  optimizer: optax.GradientTransformation
+  learning_rate: optax.Schedule
+  sampler: Sampler
+  times: Array
+
+  @property
+  def decays(self) -> dict[str, float]:
+    """The averages of the parameters: name -> decay."""
+    return {str(self.config.ema.decay): self.config.ema.decay}
+
+
+def build(config: Config, dataset: data.Dataset | None = None) -> Experiment:
+  """Makes every object that a config names.
+
+  Args:
+    config: an experiment.
+    dataset: where given, it stands for the config's own, which is not opened.
+
+  Raises:
+    InputError: naming the field, where an entry refuses its arguments or the data is not there.
+  """
+  dataset = dataset or config.dataset.build(data.DATASETS, data.source)
+  if not config.dataset.conditional:
+    dataset = dataclasses.replace(dataset, num_classes=None)
+  schedule = config.schedule.build(SCHEDULES)
+  parameterization = config.parameterization.build(PARAMETERIZATIONS)
+  module = config.model.build(
+    models.MODELS, num_classes=dataset.num_classes, out_channels=dataset.image_shape[-1]
+  )
+  kind = KINDS[getattr(module, 'kind', 'denoiser')]
+  network = kind.make_network(module)
+  check_loss(config, kind)
+  check_variance(config, module)
+  loss = config.loss
+  wanted = config.optimizer
+  learning_rate = optimizers.learning_rate(
+    wanted.lr_schedule, wanted.learning_rate, wanted.warmup_steps, config.training.num_steps
+  )
+  return Experiment(
+    config=config,
+    kind=kind,
+    dataset=dataset,
+    schedule=schedule,
+    parameterization=parameterization,
+    module=module,
+    network=network,
+    loss=loss.bind(LOSSES),
+    problem=Problem(
+      network,
+      schedule,
+      parameterization,
+      make_factors(loss.name, weight=loss.weight, time_law=loss.time_law, distance=loss.distance),
+      config.dataset.batch_size,
+      num_levels=dataset.num_levels,
+    ),
+    optimizer=optimizers.clipped(
+      wanted.build(optimizers.OPTIMIZERS, learning_rate=learning_rate), wanted.clip_norm
+    ),
+    learning_rate=learning_rate,
+    sampler=config.sampler.build(SAMPLERS),
+    times=time_grid(config.sampler.grid, schedule, config.sampler.num_steps)
+    if schedule
+    else jnp.zeros(0),
+  )
+
+
+def check_loss(config: Config, kind: Kind) -> None:
+  """Raises InputError where the loss is one of another kind of model."""
+  name = config.loss.name
+  if name in LOSSES and name not in kind.losses:
+    mend = ', '.join(sorted(kind.losses))
+    raise InputError(f"config.loss.name: '{name}' trains no {kind.name}; choose one of {mend}")
+
+
+def check_variance(config: Config, module: nn.Module) -> None:
+  """Raises InputError where the sampler wants a variance that the network does not learn."""
+  learns = getattr(module, 'learn_variance', False)
+  if config.sampler.arguments.get('variance') == 'fraction' and not learns:
+    raise InputError(
+      "config.sampler.variance: 'fraction' is a learned variance; set config.model.learn_variance"
+    )
+
+
+def init_params(experiment: Experiment) -> dict[str, Any]:
+  """The parameters before training, from the config's seed: {'network', 'schedule', 'loss'}."""
+  key = for_purpose(jax.random.key(experiment.config.seed), 'init')
+  network = models.init_network(experiment.module, key, experiment.dataset.image_shape)
+  return {'network': network, 'schedule': {}, 'loss': {}}
+
+
+def new_state(experiment: Experiment, params: dict[str, Any] | None = None) -> TrainState:
+  """The state before the first step, from `params` where given."""
+  params = init_params(experiment) if params is None else params
+  return init_state(params, experiment.optimizer, averages=tuple(experiment.decays))
+
+
+def make_step(experiment: Experiment, parallel: Parallel) -> Step:
+  """The experiment's training step, not yet compiled."""
+  return make_train_step(
+    dataclasses.replace(experiment.problem, gather=parallel.gather),
+    experiment.loss,
+    experiment.optimizer,
+    decays=experiment.decays,
+    ema_warmup=experiment.config.ema.warmup,
+    seed=experiment.config.seed,
+    num_levels=experiment.dataset.num_levels,
+    flip=experiment.config.dataset.flip,
+    mean=parallel.mean,
+  )
+
+
+def generate(experiment: Experiment, params: Any, cond: dict[str, Array], keys: Array) -> Array:
+  """Samples as the config says; pure, for the caller to jit.
+
+  Args:
+    experiment: from `build`.
+    params: of the network.
+    cond: {'label': (B,)}, or {} for an unconditional network.
+    keys: (B,); sample i depends on keys[i] and its label alone.
+
+  Returns:
+    (B, H, W, C), roughly in [-1, 1].
+  """
+  return experiment.kind.generate(experiment, params, cond, keys)
+
+
+__all__ = [
+  'KINDS',
+  'Experiment',
+  'Kind',
+  'build',
+  'denoiser',
+  'generate',
+  'init_params',
+  'make_step',
+  'new_state',
+]

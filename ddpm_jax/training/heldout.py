@@ -1,0 +1,78 @@
+"""The loss on held-out examples, noise level by noise level."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ddpm_jax import data
+from ddpm_jax.diffusion import Schedule, q_sample
+from ddpm_jax.diffusion.parameterization import Denoiser
+from ddpm_jax.keys import example_keys, for_purpose
+from ddpm_jax.training.denoising import denoiser
+
+if TYPE_CHECKING:  # it imports this module
+  from ddpm_jax.training.experiment import Experiment
+
+LEVELS = 10
+
+
+def levels(schedule: Schedule, count: int = LEVELS) -> np.ndarray:
+  """The times nearest to the centers of `count` equal bins of log-SNR, without repeats."""
+  low, high = schedule.log_snr(schedule.t_max), schedule.log_snr(schedule.t_min)
+  centers = np.linspace(high, low, 2 * count + 1)[1::2]
+  return np.unique(np.asarray(jax.vmap(schedule.time)(jnp.asarray(centers))))
+
+
+def eps_errors(
+  schedule: Schedule, denoiser: Denoiser, x0: Array, times: Array, keys: Array
+) -> Array:
+  """mean |eps_hat - eps|² = SNR(t) mean |x0_hat - x0|² at each of `times`, (K,).
+
+  Args:
+    schedule: the path.
+    denoiser: what is judged.
+    x0: (B, ...), in [-1, 1].
+    times: (K,).
+    keys: (B,): an example meets the same noise at a level whenever it is asked.
+  """
+
+  def at(t: Array) -> Array:
+    level_keys = jax.vmap(jax.random.fold_in, (0, None))(for_purpose(keys, 'heldout'), t)
+    eps = jax.vmap(lambda key: jax.random.normal(key, x0.shape[1:]))(level_keys)
+    xt = jax.vmap(q_sample, (None, 0, None, 0))(schedule, x0, t, eps)
+    return jnp.exp(schedule.log_snr(t)) * jnp.mean(jnp.square(denoiser(xt, t).x0 - x0))
+
+  return jax.lax.map(at, times)
+
+
+def make_heldout(experiment: Experiment) -> Callable[[Any], dict[str, float]]:
+  """Makes heldout(params of the network) -> scalars.
+
+  'heldout/eps_mse' is the mean over the levels, 'heldout/eps_mse/log_snr_X' that of the level at
+  log-SNR X. The examples are `evaluation.batch_size` of the test split, evenly spaced in it.
+  """
+  schedule, split = experiment.schedule, experiment.dataset.test
+  times = levels(schedule)
+  names = [f'heldout/eps_mse/log_snr_{float(schedule.log_snr(jnp.asarray(t))):.1f}' for t in times]
+  count = min(len(split), experiment.config.evaluation.batch_size)
+  batch = split[np.arange(count) * len(split) // count]
+  keys = example_keys(jax.random.key(experiment.config.seed), jnp.arange(count))
+
+  @jax.jit
+  def errors(params: Any, batch: dict[str, Array], keys: Array) -> Array:
+    x0 = data.scale(batch['image'], experiment.dataset.num_levels)
+    judged = denoiser(experiment, params, {'label': batch['label']})
+    return eps_errors(schedule, judged, x0, jnp.asarray(times), keys)
+
+  def heldout(params: Any) -> dict[str, float]:
+    values = np.asarray(errors(params, batch, keys), np.float64)
+    found = dict(zip(names, values.tolist(), strict=True))
+    return {'heldout/eps_mse': float(values.mean()), **found}
+
+  return heldout

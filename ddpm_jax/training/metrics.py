@@ -1,0 +1,173 @@
+"""What a run tells: metrics.jsonl, TensorBoard and a line on the screen.
+
+metrics.jsonl holds nothing that depends on the clock, so a run that was interrupted and resumed
+ends with the same file, byte for byte, as one that was not.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from rich.progress import (
+  BarColumn,
+  MofNCompleteColumn,
+  Progress,
+  TextColumn,
+  TimeRemainingColumn,
+)
+
+Scalars = dict[str, float]
+Metrics = Mapping[str, jax.Array]
+
+
+class Window:
+  """Collects the metrics of steps, each fetched only when `ahead` later ones are under way.
+
+  So the device always has work queued, and the host never runs further ahead than that: memory
+  stays bounded and a signal is heard within `ahead` steps.
+  """
+
+  def __init__(self, record: dict[str, Any] | None = None, ahead: int = 2):
+    self._ahead = ahead
+    self._pending: collections.deque[tuple[int, Metrics]] = collections.deque()
+    self._count: int = record['count'] if record else 0
+    self._sums: Scalars = dict(record['sums']) if record else {}
+
+  def add(self, step: int, metrics: Metrics) -> Iterator[int]:
+    """Takes in a step's metrics; yields each step that is now complete, in order."""
+    self._pending.append((step, metrics))
+    while len(self._pending) > self._ahead:
+      yield self._fetch()
+
+  def flush(self) -> Iterator[int]:
+    """Waits for every step that is under way, and yields it."""
+    while self._pending:
+      yield self._fetch()
+
+  def _fetch(self) -> int:
+    step, metrics = self._pending.popleft()
+    self._count += 1
+    for name, value in jax.device_get(metrics).items():
+      self._sums[name] = self._sums.get(name, 0.0) + float(value)
+    return step
+
+  def mean(self) -> Scalars:
+    """Each metric's mean over the complete steps since the last call."""
+    mean = {name: total / self._count for name, total in self._sums.items()}
+    self._count, self._sums = 0, {}
+    return mean
+
+  def record(self) -> dict[str, Any]:
+    """What a checkpoint keeps of it, as JSON, once it is flushed."""
+    return {'count': self._count, 'sums': dict(self._sums)}
+
+
+class MetricWriter:
+  """Writes scalars to metrics.jsonl, one line a call, and to TensorBoard."""
+
+  def __init__(self, workdir: pathlib.Path, step: int = 0):
+    """Opens the files of a run that goes on from `step`; what was written after it is dropped."""
+    import tensorboardX  # Here and not above: it imports PyTorch, where that is installed.
+
+    path = workdir / 'metrics.jsonl'
+    cut(path, step)
+    self._lines = path.open('a')
+    self._board = tensorboardX.SummaryWriter(str(workdir), purge_step=step + 1 if step else None)
+
+  def write(self, step: int, scalars: Scalars, clocked: Scalars | None = None) -> None:
+    """`clocked` (rates, times) goes to TensorBoard alone."""
+    self._lines.write(json.dumps({'step': step, **scalars}) + '\n')
+    self._lines.flush()
+    for name, value in {**scalars, **(clocked or {})}.items():
+      self._board.add_scalar(name, value, step)
+
+  def image(self, step: int, name: str, pixels: np.ndarray) -> None:
+    """Shows a picture (H, W, C) of uint8 in TensorBoard."""
+    self._board.add_image(name, pixels, step, dataformats='HWC')
+
+  def close(self) -> None:
+    self._lines.close()
+    self._board.close()
+
+
+def read(path: pathlib.Path) -> list[dict[str, float]]:
+  """The lines of a metrics.jsonl; one cut short by a kill is left out."""
+  rows = []
+  for line in path.read_text().splitlines() if path.exists() else []:
+    try:
+      rows.append(json.loads(line))
+    except json.JSONDecodeError:
+      break
+  return rows
+
+
+def cut(path: pathlib.Path, step: int) -> None:
+  """Drops what was written after `step`."""
+  if not path.exists():
+    return
+  kept = path.with_suffix('.tmp')
+  kept.write_text(''.join(json.dumps(row) + '\n' for row in read(path) if row['step'] <= step))
+  os.replace(kept, path)
+
+
+class Display:
+  """Step, loss, images/s and time left: a bar on a terminal, elsewhere a line now and then."""
+
+  def __init__(self, step: int, num_steps: int, batch_size: int, seconds: float = 10.0):
+    self._batch_size = batch_size
+    self._num_steps = num_steps
+    self._seconds = seconds
+    self._step = step
+    self._time = self._said = time.monotonic()
+    self._first: tuple[int, float] | None = None
+    self._bar = _bar() if sys.stdout.isatty() else None
+    if self._bar:
+      self._task = self._bar.add_task('', total=num_steps, completed=step, loss='', rate='')
+      self._bar.start()
+
+  def update(self, step: int, loss: float) -> float:
+    """Shows where the run is; returns images/s since the last call."""
+    now = time.monotonic()
+    rate = (step - self._step) * self._batch_size / max(now - self._time, 1e-9)
+    self._step, self._time = step, now
+    self._first = self._first or (step, now)
+    if self._bar:
+      told = {'loss': f'loss {loss:.4f}', 'rate': f'{rate:,.0f} images/s'}
+      self._bar.update(self._task, completed=step, **told)
+    elif now - self._said >= self._seconds or step == self._num_steps:
+      self._said = now
+      told = f'step {step}/{self._num_steps}  loss {loss:.4f}  {rate:,.0f} images/s'
+      print(told + self._left(), flush=True)
+    return rate
+
+  def _left(self) -> str:
+    """The time left at the pace since the first update, which waited for the compiler."""
+    step, start = self._first or (self._step, self._time)
+    if self._step == step:
+      return ''
+    seconds = (self._num_steps - self._step) * (self._time - start) / (self._step - step)
+    return f'  {seconds:.0f} s left'
+
+  def close(self) -> None:
+    if self._bar:
+      self._bar.stop()
+
+
+def _bar() -> Progress:
+  return Progress(
+    TextColumn('step'),
+    MofNCompleteColumn(),
+    BarColumn(),
+    TextColumn('{task.fields[loss]}'),
+    TextColumn('{task.fields[rate]}'),
+    TimeRemainingColumn(),
+  )

@@ -1,0 +1,187 @@
+"""A run's folder: who it belongs to, and the trained denoiser in it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+
+from ddpm_jax import data
+from ddpm_jax.config import Config, from_json, provenance, same_experiment, to_json
+from ddpm_jax.diffusion import Parameterization, Schedule
+from ddpm_jax.diffusion.parameterization import Denoiser, Network
+from ddpm_jax.errors import InputError
+from ddpm_jax.training import experiment as experiments
+from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.experiment import Experiment
+
+Path = str | os.PathLike[str]
+
+# What a run writes; where they are without a config.json, they are somebody else's.
+PARTS = ('metrics.jsonl', 'checkpoints', 'samples')
+SHAPE = ('name', 'image_shape', 'num_levels', 'num_classes')
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A trained network with all that it takes to use it; `generate` takes its parts.
+
+  Attributes:
+    experiment: everything built from the run's config; its data set holds shapes, no examples.
+    step: the number of updates that `params` have had.
+    params: the network's.
+  """
+
+  experiment: Experiment
+  step: int
+  params: Any
+
+  @property
+  def config(self) -> Config:
+    return self.experiment.config
+
+  @property
+  def schedule(self) -> Schedule:
+    return self.experiment.schedule
+
+  @property
+  def parameterization(self) -> Parameterization:
+    return self.experiment.parameterization
+
+  @property
+  def network(self) -> Network:
+    """network(params, x, noise_label, cond) -> output."""
+    return self.experiment.network
+
+  def denoiser(self, cond: dict[str, Array] | None = None) -> Denoiser:
+    """The denoiser for a condition: {'label': (B,) int32}, or {} for an unconditional network."""
+    return experiments.denoiser(self.experiment, self.params, cond or {})
+
+
+def load_run(workdir: Path, step: int | None = None, ema: bool = True) -> Run:
+  """Loads a trained network; its data need not be there.
+
+  Args:
+    workdir: the run's folder.
+    step: of the checkpoint; None is the newest.
+    ema: the averaged parameters, or those of the last step.
+
+  Raises:
+    InputError: there is no run, no such checkpoint, or it cannot be read.
+  """
+  workdir = pathlib.Path(workdir)
+  config, shape = read_record(workdir)
+  pixels = np.zeros((0, *shape['image_shape']), np.uint8)
+  empty = data.Arrays(pixels, np.zeros(0, np.int32))
+  experiment = experiments.build(config, data.Dataset(train=empty, test=empty, **shape))
+  step, params = load_params(experiment, workdir, step, ema)
+  return Run(experiment, step, params['network'])
+
+
+def load_params(
+  experiment: Experiment, workdir: pathlib.Path, step: int | None = None, ema: bool = True
+) -> tuple[int, dict[str, Any]]:
+  """The step of a checkpoint and its parameters, {'network', 'schedule', 'loss'}."""
+  params = jax.eval_shape(lambda: experiments.init_params(experiment))
+  like = {'ema': {next(iter(experiment.decays)): params}} if ema else {'params': params}
+  if not (workdir / 'checkpoints').is_dir():
+    raise InputError(f'{workdir}: holds no checkpoint yet; train it first')
+  with Checkpoints(workdir / 'checkpoints') as checkpoints:
+    steps = checkpoints.steps()
+    if not steps:
+      raise InputError(f'{workdir}: holds no checkpoint yet; train it first')
+    if step is not None and step not in steps:
+      raise InputError(f'{workdir}: no checkpoint of step {step}; there are {steps}')
+    step = steps[-1] if step is None else step
+    part = checkpoints.restore_part(step, like)
+  return step, next(iter(part['ema'].values())) if ema else part['params']
+
+
+def read_record(workdir: pathlib.Path) -> tuple[Config, dict[str, Any]]:
+  """The config in config.json, and the shape of the data.
+
+  Raises:
+    InputError: there is none, or it cannot be read.
+  """
+  path = workdir / 'config.json'
+  try:
+    record = json.loads(path.read_text())
+    shape = record['data']
+    return from_json(record['config']), shape | {'image_shape': tuple(shape['image_shape'])}
+  except FileNotFoundError:
+    raise InputError(
+      f'{workdir}: not the folder of a run (it has no config.json); make one by '
+      f'python -m experiments.train --config=configs/… --workdir={workdir}'
+    ) from None
+  except InputError as error:
+    raise InputError(f'{path}: {error}') from error
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise InputError(f'{path}: cannot be read ({error})') from error
+
+
+def refuse_foreign(workdir: pathlib.Path, config: Config) -> None:
+  """Lets a run into its own folder or a new one.
+
+  Raises:
+    InputError: the folder holds another experiment, or files that no config.json explains.
+  """
+  if (workdir / 'config.json').exists():
+    differ = same_experiment(read_record(workdir)[0], config)
+    if differ:
+      names = ', '.join(f'config.{name}' for name in differ)
+      raise InputError(
+        f'{workdir}: holds another experiment, which differs in {names}; give another --workdir'
+      )
+    return
+  foreign = [part for part in PARTS if (workdir / part).exists()]
+  if foreign:
+    raise InputError(
+      f'{workdir}: holds {", ".join(foreign)} but no config.json to say of what; '
+      'give another --workdir'
+    )
+
+
+def write_record(workdir: pathlib.Path, experiment: Experiment) -> None:
+  """Writes config.json: the config, the shape of the data, the code and the machine."""
+  record = {
+    'config': to_json(experiment.config),
+    'data': {name: getattr(experiment.dataset, name) for name in SHAPE},
+    'provenance': provenance(),
+  }
+  workdir.mkdir(parents=True, exist_ok=True)
+  part = workdir / 'config.tmp'
+  part.write_text(json.dumps(record, indent=2) + '\n')
+  os.replace(part, workdir / 'config.json')
+
+
+def initial_params(experiment: Experiment) -> dict[str, Any] | None:
+  """The averaged parameters of the run that `training.init_from` names; None where unset.
+
+  Raises:
+    InputError: that run has no checkpoint, or its parameters have other shapes.
+  """
+  source = experiment.config.training.init_from
+  if source is None:
+    return None
+  try:
+    run = load_run(source)
+    _, params = load_params(run.experiment, pathlib.Path(source))
+  except InputError as error:
+    raise InputError(f'config.training.init_from: {error}') from error
+  here = jax.eval_shape(lambda: experiments.init_params(experiment))
+  if shapes(params) != shapes(here):
+    raise InputError(
+      f'config.training.init_from: the network in {source} has parameters of other names or shapes'
+    )
+  return jax.tree.map(lambda leaf, want: leaf.astype(want.dtype), params, here)
+
+
+def shapes(tree: Any) -> Any:
+  """The shape of every leaf."""
+  return jax.tree.map(lambda leaf: leaf.shape, tree)

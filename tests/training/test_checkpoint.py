@@ -1,0 +1,122 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ddpm_jax.errors import InputError
+from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.state import init_state
+
+RECORD = {'data': {'next_index': 96}, 'window': {'sums': {'loss': 0.1 + 0.2}}}
+
+
+def state(value=1.0, size=64):
+  params = {'network': {'w': jnp.full((size, size), value), 'b': jnp.zeros(3)}, 'loss': {}}
+  return init_state(params, optax.adam(1e-3), loss_state=jnp.arange(4.0), averages=('0.99',))
+
+
+def equal(one, two):
+  return all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), one, two)))
+
+
+@pytest.fixture
+def filled(tmp_path):
+  """A folder with checkpoints of steps 10, 20 and 30, in which every weight is the step."""
+  with Checkpoints(tmp_path, keep=3) as checkpoints:
+    for step in (10, 20, 30):
+      checkpoints.save(step, state(float(step)), RECORD)
+  return tmp_path
+
+
+def test_a_state_comes_back_as_it_was_with_its_record(filled):
+  with Checkpoints(filled) as checkpoints:
+    assert checkpoints.steps() == [10, 20, 30]
+    assert checkpoints.latest_step() == 30
+    restored, record = checkpoints.restore(20, jax.eval_shape(state))
+  assert jax.tree.structure(restored) == jax.tree.structure(state())
+  assert equal(restored, state(20.0))
+  assert record == RECORD
+
+
+def test_a_branch_is_read_without_the_rest(filled):
+  like = {'ema': {'0.99': jax.eval_shape(state).params}}
+  with Checkpoints(filled) as checkpoints:
+    part = checkpoints.restore_part(30, like)
+  assert list(part) == ['ema']
+  assert equal(part['ema']['0.99'], state(30.0).params)
+
+
+def test_only_the_newest_are_kept(tmp_path):
+  with Checkpoints(tmp_path, keep=2) as checkpoints:
+    for step in (1, 2, 3, 4):
+      checkpoints.save(step, state(), {})
+    checkpoints.wait()
+    assert checkpoints.steps() == [3, 4]
+  assert sorted(path.name for path in tmp_path.iterdir()) == ['3', '4']
+
+
+def truncate(folder):
+  """Halves the largest file, as a full disk would."""
+  largest = max((p for p in folder.rglob('*') if p.is_file()), key=lambda p: p.stat().st_size)
+  data = largest.read_bytes()
+  largest.write_bytes(data[: len(data) // 2])
+
+
+@pytest.mark.parametrize(
+  ('step', 'damage', 'mend'),
+  [
+    (30, truncate, 'delete that folder to go on from step 20'),
+    (10, truncate, 'delete that folder to start anew'),
+    (30, lambda folder: (folder / 'record' / 'metadata').write_text('{"da'), 'from step 20'),
+    (30, lambda folder: (folder / 'state' / '_METADATA').unlink(), 'from step 20'),
+  ],
+)
+def test_a_damaged_checkpoint_is_named_with_its_mend_and_left_alone(
+  filled, capfd, step, damage, mend
+):
+  damage(filled / str(step))
+  before = {path: path.read_bytes() for path in filled.rglob('*') if path.is_file()}
+  with Checkpoints(filled, keep=3) as checkpoints, pytest.raises(InputError) as caught:
+    checkpoints.restore(step, jax.eval_shape(state))
+  message = str(caught.value)
+  assert message.startswith(str(filled / str(step)))
+  assert mend in message and '\n' not in message
+  assert before == {path: path.read_bytes() for path in filled.rglob('*') if path.is_file()}
+  del caught
+  assert capfd.readouterr().err == ''
+
+
+def test_after_the_mend_the_one_before_is_restored(filled):
+  truncate(filled / '30')
+  for path in sorted((filled / '30').rglob('*'), reverse=True):
+    path.rmdir() if path.is_dir() else path.unlink()
+  (filled / '30').rmdir()
+  with Checkpoints(filled, keep=3) as checkpoints:
+    restored, _ = checkpoints.restore(checkpoints.latest_step(), jax.eval_shape(state))
+  assert equal(restored, state(20.0))
+
+
+def test_donating_steps_do_not_disturb_a_save_under_way(tmp_path):
+  scramble = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
+  with Checkpoints(tmp_path, keep=5) as checkpoints:
+    for step in range(1, 5):
+      current = state(float(step), size=1024)
+      checkpoints.save(step, current, {})
+      for _ in range(5):
+        donated, current = current, scramble(current)
+      assert donated.params['network']['w'].is_deleted()
+    checkpoints.wait()
+    like = jax.eval_shape(lambda: state(size=1024))
+    for step in range(1, 5):
+      restored, _ = checkpoints.restore(step, like)
+      assert equal(restored, state(float(step), size=1024))
+
+
+def test_the_record_keeps_every_digit(tmp_path):
+  values = [float(np.nextafter(x, 2 * x)) for x in (0.1, 1e-300, 3e5)]
+  with Checkpoints(tmp_path, keep=1) as checkpoints:
+    checkpoints.save(1, {'x': jnp.zeros(2)}, {'values': values})
+    checkpoints.wait()
+    _, record = checkpoints.restore(1, {'x': jnp.zeros(2)})
+  assert record == {'values': values}

@@ -1,0 +1,157 @@
+"""Runs that are interrupted by real signals, in processes of their own."""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import tiny
+
+from ddpm_jax.errors import InputError
+from ddpm_jax.training import train
+from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.experiment import build, new_state
+from ddpm_jax.training.loop import due, signals
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def program(workdir, *death, **settings):
+  """Trains in a process with two devices; returns its exit code and output."""
+  command = [sys.executable, pathlib.Path(__file__).with_name('tiny.py'), workdir]
+  done = subprocess.run(
+    [*command, json.dumps(settings), *map(str, death)],
+    env={**os.environ, 'JAX_NUM_CPU_DEVICES': '2', 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': ROOT},
+    capture_output=True,
+    text=True,
+  )
+  return done.returncode, done.stdout + done.stderr
+
+
+def final(workdir):
+  with Checkpoints(workdir / 'checkpoints') as checkpoints:
+    step = checkpoints.latest_step()
+    like = jax.eval_shape(lambda: new_state(build(tiny())))
+    return step, *checkpoints.restore(step, like)
+
+
+def contents(folder):
+  return {path: path.read_bytes() for path in folder.rglob('*') if path.is_file()}
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+  """The folder of a run that nothing disturbed."""
+  workdir = tmp_path_factory.mktemp('whole') / 'run'
+  code, output = program(workdir)
+  assert code == 0, output
+  return workdir
+
+
+def test_an_interrupted_run_ends_bit_identical_to_one_that_was_not(whole, tmp_path):
+  code, output = program(tmp_path, 'SIGTERM', 7)
+  assert (code, 'saved at step 7' in output) == (143, True), output
+  code, output = program(tmp_path, 'SIGKILL', 20)
+  assert (code, 'going on from step 7' in output) == (-signal.SIGKILL, True), output
+  code, output = program(tmp_path)
+  # The checkpoint of step 20 was cut short, unless the disk outran the signal.
+  assert code == 0 and re.search('going on from step (10|20)', output), output
+
+  assert (tmp_path / 'metrics.jsonl').read_bytes() == (whole / 'metrics.jsonl').read_bytes()
+  step, state, record = final(tmp_path)
+  assert step == 30 and record['data'] == {'next_index': 30}
+  expected = final(whole)
+  assert record == expected[2]
+  for path, leaf in jax.tree.leaves_with_path(state):
+    other = dict(jax.tree.leaves_with_path(expected[1]))[path]
+    np.testing.assert_array_equal(leaf, other, err_msg=jax.tree_util.keystr(path))
+
+
+def test_a_run_leaves_its_config_metrics_pictures_and_checkpoints(whole):
+  record = json.loads((whole / 'config.json').read_text())
+  assert record['config']['dataset']['batch_size'] == 16
+  assert record['data']['num_levels'] == 17
+  assert record['provenance']['devices']['count'] == 2
+  rows = [json.loads(line) for line in (whole / 'metrics.jsonl').read_text().splitlines()]
+  assert [row['step'] for row in rows if 'loss' in row] == [4, 8, 12, 16, 20, 24, 28, 30]
+  assert [row['step'] for row in rows if 'heldout/eps_mse' in row] == [15, 30]
+  assert all(np.isfinite(value) for row in rows for value in row.values())
+  pixels = np.asarray(Image.open(whole / 'samples' / 'step_0000030.png'))
+  assert pixels.ndim == 2 and pixels.std() > 0
+  assert Image.open(whole / 'loss.png').size[0] > 100
+  assert list(whole.glob('events.out.tfevents.*'))
+
+
+def test_a_finished_run_says_so_and_is_left_alone(whole, capsys):
+  before = contents(whole)
+  train(tiny(), whole)
+  assert 'already finished at step 30 of 30' in capsys.readouterr().out
+  assert contents(whole) == before
+
+
+@pytest.mark.parametrize(
+  ('settings', 'named'),
+  [
+    ({'seed': 1}, ['config.seed']),
+    ({'model.args.width': 8, 'ema.decay': 0.5}, ['config.model.args.width', 'config.ema.decay']),
+  ],
+)
+def test_another_experiment_is_refused_and_nothing_overwritten(whole, settings, named):
+  before = contents(whole)
+  with pytest.raises(InputError) as caught:
+    train(tiny(**settings), whole)
+  assert all(name in str(caught.value) for name in [str(whole), *named, 'give another --workdir'])
+  assert contents(whole) == before
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+  (tmp_path / 'metrics.jsonl').write_text('{"step": 1}\n')
+  with pytest.raises(InputError, match='holds metrics.jsonl but no config.json'):
+    train(tiny(), tmp_path)
+  assert (tmp_path / 'metrics.jsonl').read_text() == '{"step": 1}\n'
+
+
+def test_a_truncated_checkpoint_is_named_and_nothing_overwritten(whole, tmp_path):
+  workdir = shutil.copytree(whole, tmp_path / 'copy')
+  files = [path for path in (workdir / 'checkpoints' / '30' / 'state').rglob('*') if path.is_file()]
+  largest = max(files, key=lambda path: path.stat().st_size)
+  os.truncate(largest, largest.stat().st_size // 2)
+  before = contents(workdir)
+  with pytest.raises(InputError) as caught:
+    train(tiny(**{'training.num_steps': 40}), workdir)
+  assert str(workdir / 'checkpoints' / '30') in str(caught.value)
+  assert 'delete that folder to go on from step 20' in str(caught.value)
+  assert contents(workdir) == before
+
+
+def test_a_batch_that_does_not_divide_is_refused_before_anything_is_made(tmp_path):
+  with pytest.raises(InputError, match='config.dataset.batch_size: 12 .* 8 devices'):
+    train(tiny(**{'dataset.batch_size': 12}), tmp_path / 'run')
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_damaged_config_json_is_named(whole, tmp_path):
+  (tmp_path / 'config.json').write_text((whole / 'config.json').read_text()[:100])
+  with pytest.raises(InputError, match=f'{tmp_path}/config.json: cannot be read'):
+    train(tiny(), tmp_path)
+
+
+def test_due_is_every_so_many_steps_and_the_last():
+  assert [step for step in range(1, 11) if due(step, 4, 10)] == [4, 8, 10]
+
+
+def test_one_signal_is_noted_and_a_second_acts_at_once():
+  with signals() as received:
+    os.kill(os.getpid(), signal.SIGINT)
+    assert received == [signal.SIGINT]
+    with pytest.raises(KeyboardInterrupt):
+      signal.raise_signal(signal.SIGINT)
+  assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

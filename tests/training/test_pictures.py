@@ -1,0 +1,49 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import tiny
+
+from ddpm_jax.training.experiment import build, new_state
+from ddpm_jax.training.pictures import grid, loss_curve, make_preview, write_png
+
+
+def test_a_grid_holds_each_image_in_its_row_and_column():
+  images = np.arange(1, 6, dtype=np.uint8).reshape(5, 1, 1, 1) * np.ones((1, 64, 64, 3), np.uint8)
+  picture = grid(images, columns=3)
+  assert picture.shape == (2 * 65, 3 * 65, 3) and picture.dtype == np.uint8
+  assert picture[::65, ::65, 0].tolist() == [[1, 2, 3], [4, 5, 0]]
+  assert not picture[64].any() and not picture[:, 64].any()
+
+
+def test_small_images_are_enlarged_pixel_by_pixel():
+  image = np.arange(1, 65, dtype=np.uint8).reshape(1, 8, 8, 1)
+  picture = grid(image, columns=1)
+  assert picture.shape == (72, 72, 1)
+  np.testing.assert_array_equal(picture[::8, ::8][:8, :8], image[0])
+  assert (picture[:8, :8] == image[0, 0, 0]).all()
+
+
+@pytest.mark.parametrize('channels', [1, 3])
+def test_a_written_picture_reads_back(tmp_path, channels):
+  pixels = np.random.default_rng(0).integers(0, 256, (6, 9, channels)).astype(np.uint8)
+  write_png(tmp_path / 'samples' / 'a.png', pixels)
+  read = np.asarray(Image.open(tmp_path / 'samples' / 'a.png'))
+  np.testing.assert_array_equal(read.reshape(pixels.shape), pixels)
+
+
+def test_a_preview_is_a_grid_of_samples_and_the_same_each_time():
+  experiment = build(tiny())
+  preview = make_preview(experiment)
+  params = new_state(experiment).params['network']
+  one = preview(params)
+  assert one.shape == (4 * 72, 10 * 72, 1) and len(np.unique(one)) > 10
+  np.testing.assert_array_equal(one, preview(params))
+
+
+def test_the_loss_curve_takes_lines_with_and_without_a_loss(tmp_path):
+  rows = [{'step': n, 'loss': 1 / n} for n in range(1, 9)] + [{'step': 8, 'heldout/eps_mse': 0.2}]
+  (tmp_path / 'metrics.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  picture = np.asarray(Image.open(loss_curve(tmp_path)).convert('L'))
+  assert (picture < 128).any() and (picture == 255).mean() > 0.5

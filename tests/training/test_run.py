@@ -1,0 +1,108 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import tiny
+
+from ddpm_jax import data
+from ddpm_jax.diffusion import make_denoiser
+from ddpm_jax.errors import InputError
+from ddpm_jax.training import generate, load_run
+from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.experiment import build, new_state
+from ddpm_jax.training.run import initial_params, write_record
+
+
+def shifted(tree, by):
+  return jax.tree.map(lambda leaf: leaf + by, tree)
+
+
+@pytest.fixture(scope='module')
+def saved(tmp_path_factory):
+  """A run with checkpoints 10 and 20; its averages are its parameters plus the step."""
+  workdir = tmp_path_factory.mktemp('run')
+  experiment = build(tiny())
+  write_record(workdir, experiment)
+  state = new_state(experiment)
+  with Checkpoints(workdir / 'checkpoints', keep=2) as checkpoints:
+    for step in (10, 20):
+      checkpoints.save(step, state.replace(ema=shifted(state.ema, step)), {})
+  return workdir, state
+
+
+def same(one, two):
+  return all(jax.tree.leaves(jax.tree.map(np.array_equal, one, two)))
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'step', 'by'), [({}, 20, 20), ({'step': 10}, 10, 10), ({'ema': False}, 20, 0)]
+)
+def test_the_parameters_asked_for_are_loaded(saved, arguments, step, by):
+  workdir, state = saved
+  run = load_run(str(workdir), **arguments)
+  assert run.step == step
+  assert same(run.params, shifted(state.params['network'], by))
+
+
+def test_a_run_is_loaded_without_its_data(saved, monkeypatch):
+  monkeypatch.setitem(data.DATASETS, 'digits', lambda: pytest.fail('the data was opened'))
+  run = load_run(saved[0])
+  assert run.experiment.dataset.image_shape == (8, 8, 1)
+  assert run.config == tiny()
+
+
+def test_the_denoiser_is_that_of_the_parameters(saved):
+  run = load_run(saved[0], ema=False)
+  cond = {'label': jnp.array([1, 2])}
+  xt = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
+  by_hand = make_denoiser(run.network, run.params, run.schedule, run.parameterization, cond)
+  np.testing.assert_array_equal(run.denoiser(cond)(xt, 5).x0, by_hand(xt, 5).x0)
+
+
+def test_a_sample_depends_on_its_own_key_and_label_alone(saved):
+  run = load_run(saved[0], ema=False)
+  draw = jax.jit(lambda cond, keys: generate(run.experiment, run.params, cond, keys))
+  keys = jax.random.split(jax.random.key(1), 4)
+  label = jnp.array([3, 1, 4, 1])
+  both = draw({'label': label}, keys)
+  turned = draw({'label': label[::-1]}, keys[::-1])
+  assert both.shape == (4, 8, 8, 1)
+  np.testing.assert_allclose(both, turned[::-1], atol=1e-5)
+  assert float(jnp.abs(both).max()) <= 1
+
+
+def test_what_is_not_there_is_said(saved, tmp_path):
+  workdir, _ = saved
+  with pytest.raises(InputError, match='nowhere: not the folder of a run'):
+    load_run(tmp_path / 'nowhere')
+  with pytest.raises(InputError, match=r'no checkpoint of step 15; there are \[10, 20\]'):
+    load_run(workdir, step=15)
+  (tmp_path / 'config.json').write_text((workdir / 'config.json').read_text())
+  with pytest.raises(InputError, match='holds no checkpoint yet'):
+    load_run(tmp_path)
+
+
+def test_init_from_takes_the_averages_of_another_run(saved):
+  workdir, state = saved
+  experiment = build(tiny(**{'training.init_from': str(workdir), 'loss.weight': 'output'}))
+  params = initial_params(experiment)
+  assert same(params['network'], shifted(state.params['network'], 20))
+  fresh = new_state(experiment, params)
+  assert int(fresh.step) == 0
+  assert same(fresh.ema, {'0.9': params})
+
+
+def test_init_from_refuses_another_network_and_a_missing_run(saved, tmp_path):
+  workdir, _ = saved
+  other = build(tiny(**{'training.init_from': str(workdir), 'model.args.width': 8}))
+  with pytest.raises(InputError, match='config.training.init_from: .* other names or shapes'):
+    initial_params(other)
+  missing = build(tiny(**{'training.init_from': str(tmp_path)}))
+  with pytest.raises(InputError, match='config.training.init_from: .* not the folder of a run'):
+    initial_params(missing)
+
+
+def test_without_init_from_training_begins_from_the_seed():
+  assert initial_params(build(tiny())) is None
+  one, two, three = (new_state(build(tiny(seed=seed))).params for seed in (0, 0, 1))
+  assert same(one, two) and not same(one, three)

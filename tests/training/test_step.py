@@ -1,0 +1,188 @@
+import dataclasses
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ddpm_jax.diffusion import PARAMETERIZATIONS, SCHEDULES
+from ddpm_jax.errors import InputError
+from ddpm_jax.keys import for_purpose, step_key
+from ddpm_jax.losses import LOSSES, LossOutput, Problem, make_factors
+from ddpm_jax.training.parallel import PARALLEL, check_batch_size
+from ddpm_jax.training.state import init_state
+from ddpm_jax.training.step import make_train_step
+
+SHAPE, BATCH, LEVELS = (4, 4, 1), 16, 17
+DECAYS = {'0.9': 0.9}
+
+
+def network(params, x, noise_label, cond, index=None, keys=None):
+  """Two dense layers with dropout between them."""
+  del cond, index
+  flat = x.reshape(x.shape[0], -1)
+  hidden = jnp.tanh(flat @ params['in'] + jnp.outer(jnp.log1p(noise_label), params['time']))
+  if keys is not None:
+    kept = jax.vmap(lambda key: jax.random.bernoulli(key, 0.7, hidden.shape[1:]))(
+      for_purpose(keys, 'dropout')
+    )
+    hidden = hidden * kept / 0.7
+  return (hidden @ params['out']).reshape(x.shape)
+
+
+def new_params():
+  rng = np.random.default_rng(0)
+
+  def draw(*shape):
+    return jnp.asarray(rng.normal(size=shape) / np.sqrt(shape[0]), jnp.float32)
+
+  return {'network': {'in': draw(16, 32), 'time': draw(32), 'out': draw(32, 16)}, 'loss': {}}
+
+
+def batch(step=0):
+  rng = np.random.default_rng(step)
+  return {
+    'image': rng.integers(0, LEVELS, (BATCH, *SHAPE)).astype(np.uint8),
+    'label': rng.integers(0, 10, BATCH).astype(np.int32),
+    'index': step * BATCH + np.arange(BATCH),
+  }
+
+
+PROBLEM = Problem(
+  network,
+  SCHEDULES['cosine'](50),
+  PARAMETERIZATIONS['eps'](),
+  make_factors('simple'),
+  BATCH,
+)
+
+
+def make(mode, num_devices, loss=LOSSES['simple'], optimizer=None, flip=True):
+  """The compiled step on so many devices, a state for it, and the way."""
+  optimizer = optimizer or optax.adam(1e-2)
+  parallel = PARALLEL[mode](jax.devices()[:num_devices])
+  step = make_train_step(
+    dataclasses.replace(PROBLEM, gather=parallel.gather),
+    loss,
+    optimizer,
+    decays=DECAYS,
+    ema_warmup=False,
+    seed=3,
+    num_levels=LEVELS,
+    flip=flip,
+    mean=parallel.mean,
+  )
+  state = init_state(new_params(), optimizer, averages=tuple(DECAYS))
+  return parallel.compile(step), parallel.place_state(state), parallel
+
+
+def run(mode, num_devices, num_steps):
+  step, state, parallel = make(mode, num_devices)
+  losses = []
+  for n in range(num_steps):
+    state, metrics = step(state, parallel.place_batch(batch(n)))
+    losses.append(float(metrics['loss']))
+  return np.array(losses), state
+
+
+@pytest.mark.parametrize('mode', PARALLEL)
+def test_the_number_of_devices_changes_nothing_but_rounding(mode):
+  one, _ = run(mode, 1, 50)
+  assert np.ptp(one) > 0.01
+  for num_devices in (2, 8):
+    several, _ = run(mode, num_devices, 50)
+    np.testing.assert_allclose(several, one, rtol=1e-5)
+
+
+@pytest.mark.parametrize('mode', PARALLEL)
+@pytest.mark.parametrize('num_devices', [1, 2, 8])
+def test_gradients_are_those_of_the_mean_over_all_examples(mode, num_devices):
+  """Against plain gradient descent on the linear loss <w, x_i>, whose gradient is mean x_i."""
+
+  def linear(problem, params, state, batch, keys):
+    del problem, keys
+    rows = batch['image'].reshape(batch['image'].shape[0], -1)
+    return LossOutput(rows @ params['w'], {'first': rows[:, 0]}, state)
+
+  optimizer = optax.sgd(1.0)
+  step, _, parallel = make(mode, num_devices, linear, optimizer, flip=False)
+  state = parallel.place_state(init_state({'w': jnp.zeros(16)}, optimizer, averages=tuple(DECAYS)))
+  state, metrics = step(state, parallel.place_batch(batch()))
+  rows = 2 * batch()['image'].reshape(BATCH, -1) / (LEVELS - 1) - 1
+  np.testing.assert_allclose(state.params['w'], -rows.mean(0), atol=1e-6)
+  np.testing.assert_allclose(state.ema['0.9']['w'], -0.1 * rows.mean(0), atol=1e-6)
+  assert float(metrics['grad_norm']) == pytest.approx(np.linalg.norm(rows.mean(0)), rel=1e-5)
+  assert float(metrics['first']) == pytest.approx(rows[:, 0].mean(), abs=1e-6)
+  assert int(state.step) == 1
+
+
+@pytest.mark.parametrize('mode', PARALLEL)
+def test_the_state_is_donated_and_nothing_is_compiled_or_moved_twice(mode, caplog):
+  step, state, parallel = make(mode, 8)
+  with warnings.catch_warnings(), jax.log_compiles():
+    warnings.simplefilter('error')
+    for n in range(3):
+      compiled = sum('XLA compilation of' in line for line in caplog.messages)
+      old = state
+      state, _ = step(old, parallel.place_batch(batch(n)))
+      assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old))
+  assert compiled == sum('XLA compilation of' in line for line in caplog.messages) > 0
+
+
+@pytest.mark.parametrize('mode', PARALLEL)
+def test_a_loss_may_gather_what_all_devices_hold(mode):
+  def ranks(problem, params, state, batch, keys):
+    del state, keys
+    values = batch['index'] + 0 * jnp.sum(params['network']['out'])
+    return LossOutput(values, {}, problem.gather(values))
+
+  optimizer = optax.sgd(0.1)
+  step, _, parallel = make(mode, 4, ranks, optimizer)
+  state = init_state(new_params(), optimizer, jnp.zeros(BATCH), tuple(DECAYS))
+  state, _ = step(parallel.place_state(state), parallel.place_batch(batch(2)))
+  np.testing.assert_array_equal(state.loss_state, batch(2)['index'])
+
+
+def test_keys_follow_from_seed_step_and_index_alone():
+  """The loss sees exactly the keys of law: fold_in(fold_in(key(seed), step), index)."""
+
+  def spy(problem, params, state, batch, keys):
+    del problem, state
+    told = jax.random.key_data(keys.examples)
+    values = jnp.zeros(BATCH) + 0 * jnp.sum(params['network']['out'])
+    return LossOutput(values, {}, (told, jax.random.key_data(keys.step)))
+
+  optimizer = optax.sgd(0.1)
+  step, state, parallel = make('pmap', 1, spy, optimizer)
+  first, _ = step(state, parallel.place_batch(batch(5)))
+  examples, key = first.loss_state
+  for n, index in enumerate(batch(5)['index']):
+    by_hand = jax.random.fold_in(jax.random.fold_in(jax.random.key(3), 0), index)
+    np.testing.assert_array_equal(examples[n], jax.random.key_data(by_hand))
+  np.testing.assert_array_equal(key, jax.random.key_data(step_key(3, 0)))
+
+
+def test_the_loss_is_given_scaled_and_flipped_images():
+  def look(problem, params, state, batch, keys):
+    del problem, state, keys
+    values = jnp.zeros(BATCH) + 0 * jnp.sum(params['network']['out'])
+    return LossOutput(values, {}, batch['image'])
+
+  optimizer = optax.sgd(0.1)
+  step, state, parallel = make('pmap', 1, look, optimizer)
+  seen = np.asarray(step(state, parallel.place_batch(batch()))[0].loss_state)
+  straight = 2 * batch()['image'] / (LEVELS - 1) - 1
+  same = [np.allclose(a, b, atol=1e-6) for a, b in zip(seen, straight, strict=True)]
+  mirrored = [np.allclose(a, b[:, ::-1], atol=1e-6) for a, b in zip(seen, straight, strict=True)]
+  assert all(np.logical_xor(same, mirrored)) and 2 <= sum(mirrored) <= 14
+
+
+@pytest.mark.parametrize(
+  ('batch_size', 'devices', 'options'), [(7, 2, 'use 6 or 8'), (3, 4, 'use 4')]
+)
+def test_a_batch_that_does_not_divide_is_refused_with_sizes_that_do(batch_size, devices, options):
+  with pytest.raises(InputError, match=f'config.dataset.batch_size: {batch_size} .* {options}$'):
+    check_batch_size(batch_size, devices)
+  check_batch_size(2 * devices, devices)

@@ -1,0 +1,101 @@
+"""A run small enough to be made, killed and resumed many times over; also a program."""
+
+import json
+import os
+import signal
+import sys
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from ddpm_jax.config import Config, base_config, from_config_dict
+from ddpm_jax.models.layers import Dropout
+
+SETTINGS = {
+  'dataset.name': 'digits',
+  'dataset.batch_size': 16,
+  'dataset.flip': True,
+  'model.name': 'tiny:Net',
+  'schedule.name': 'cosine',
+  'schedule.num_steps': 20,
+  'parameterization.name': 'eps',
+  'loss.name': 'simple',
+  'optimizer.name': 'adam',
+  'optimizer.learning_rate': 1e-3,
+  'optimizer.clip_norm': 1.0,
+  'sampler.name': 'ddim',
+  'sampler.num_steps': 2,
+  'ema.decay': 0.9,
+  'training.num_steps': 30,
+  'evaluation.every_steps': 15,
+  'evaluation.batch_size': 8,
+  'checkpoint.every_steps': 10,
+  'logging.every_steps': 4,
+  'logging.preview_every_steps': 30,
+}
+
+
+class Net(nn.Module):
+  """Two dense layers with dropout between them, told the noise and the class."""
+
+  num_classes: int | None
+  out_channels: int
+  width: int = 16
+
+  @nn.compact
+  def __call__(self, x, noise_label, cond, keys=None):
+    told = jax.nn.one_hot(cond['label'], self.num_classes + 1)
+    flat = x.reshape(x.shape[0], -1)
+    noise = jnp.log1p(noise_label).reshape(-1, 1)
+    hidden = nn.tanh(nn.Dense(self.width)(jnp.concatenate([flat, told, noise], axis=1)))
+    return nn.Dense(flat.shape[1])(Dropout(0.3)(hidden, keys)).reshape(x.shape)
+
+
+def tiny(**settings) -> Config:
+  """The tiny config with some settings changed: tiny(**{'dataset.batch_size': 7})."""
+  config = base_config()
+  for path, value in {**SETTINGS, **settings}.items():
+    *groups, name = path.split('.')
+    node = config
+    for group in groups:
+      node = node[group]
+    with node.unlocked():
+      node[name] = value
+  return from_config_dict(config)
+
+
+def die_by(signum: signal.Signals, at: int) -> None:
+  """SIGKILL strikes while the checkpoint of step `at` is being saved, the others after the step."""
+  from ddpm_jax.training import checkpoint, loop
+
+  owner, name = (
+    (checkpoint.Checkpoints, 'save') if signum == signal.SIGKILL else (loop.Report, 'look')
+  )
+  method = getattr(owner, name)
+
+  def wrapped(self, step, *arguments):
+    method(self, step, *arguments)
+    if step == at:
+      os.kill(os.getpid(), signum)
+
+  setattr(owner, name, wrapped)
+
+
+def main(workdir: str, settings: str, signum: str = '', at: str = '') -> int:
+  """Trains; where told so, is hit by a signal on the way."""
+  from ddpm_jax.errors import Interrupted
+  from ddpm_jax.training import train
+
+  if signum:
+    die_by(signal.Signals[signum], int(at))
+  try:
+    train(tiny(**json.loads(settings)), workdir)
+  except Interrupted as error:
+    print(error)
+    return 128 + error.signum
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main(*sys.argv[1:]))
