@@ -1,0 +1,68 @@
+"""Batches of one size, padded and spread over this host's devices, for one compiled program."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ddpm_jax.data.dataset import Batch, Split
+
+
+def even_size(total: int, batch_size: int) -> int:
+  """The size of the fewest equal batches of at most `batch_size`, then up to the next multiple of
+  the number of devices.
+  """
+  devices = jax.local_device_count()
+  each = math.ceil(total / math.ceil(total / batch_size))
+  return math.ceil(each / devices) * devices
+
+
+def map_batches(
+  function: Callable[[dict[str, Array]], Array],
+  batches: Iterable[Batch],
+  size: int,
+  advance: Callable[[int], Any] = lambda rows: None,
+) -> np.ndarray:
+  """function(batch) for each batch, one after another.
+
+  A batch shorter than `size` is padded with its last row; what comes of the padding is dropped.
+
+  Args:
+    function: {name: (size, …)} -> (size, …), row by row.
+    batches: dicts of arrays with equally many rows, at most `size`.
+    size: a multiple of the number of this host's devices.
+    advance: told the number of rows done, after each batch.
+  """
+  parts = []
+  for batch in batches:
+    rows = len(next(iter(batch.values())))
+    padded = {name: pad(column, size) for name, column in batch.items()}
+    parts.append(np.asarray(function(jax.device_put(padded, over_devices('data'))))[:rows])
+    advance(rows)
+  return np.concatenate(parts)
+
+
+def replicate(tree: Any) -> Any:
+  """A copy on each of this host's devices."""
+  return jax.device_put(tree, over_devices())
+
+
+def over_devices(*axes: str) -> NamedSharding:
+  """With 'data' rows are divided among this host's devices; without it each has them all."""
+  return NamedSharding(Mesh(np.array(jax.local_devices()), ('data',)), PartitionSpec(*axes))
+
+
+def pad(column: np.ndarray, size: int) -> np.ndarray:
+  """Repeats the last row up to `size` rows."""
+  return np.concatenate([column, np.repeat(column[-1:], size - len(column), axis=0)])
+
+
+def evenly(split: Split, limit: int) -> Batch:
+  """At most `limit` examples, evenly spaced: a folder's are in the order of their classes."""
+  return split[np.linspace(0, len(split) - 1, min(limit, len(split))).round().astype(int)]

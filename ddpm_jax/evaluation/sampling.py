@@ -1,0 +1,115 @@
+"""Samples of a trained network, by one compiled program, and the file that they are kept in."""
+
+from __future__ import annotations
+
+import functools
+import json
+import pathlib
+import zipfile
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+
+from ddpm_jax.data import to_uint8
+from ddpm_jax.errors import InputError
+from ddpm_jax.evaluation.batching import even_size, map_batches, replicate
+from ddpm_jax.keys import example_keys
+from ddpm_jax.training.experiment import Experiment, generate
+
+
+class Samples(NamedTuple):
+  """Pictures and where they come from.
+
+  Attributes:
+    images: uint8 (N, H, W, C), 255 (x + 1) / 2 rounded.
+    labels: int32 (N,), the classes asked for; None where there are no classes.
+    record: 'step' of the checkpoint, 'seed', 'evaluations' of the network for each sample, and the
+      'sampler', its settings.
+  """
+
+  images: np.ndarray
+  labels: np.ndarray | None
+  record: dict[str, Any]
+
+
+def evaluations(experiment: Experiment) -> int:
+  """How often the network is evaluated for each sample; guidance doubles it."""
+  return experiment.kind.evaluations(experiment)
+
+
+def balanced_labels(num: int, num_classes: int | None) -> np.ndarray | None:
+  """Sample n is of class n mod num_classes."""
+  return None if num_classes is None else (np.arange(num) % num_classes).astype(np.int32)
+
+
+def draw_samples(
+  experiment: Experiment,
+  params: Any,
+  num: int,
+  labels: np.ndarray | None,
+  *,
+  seed: int,
+  batch_size: int,
+  advance: Callable[[int], Any] = lambda rows: None,
+) -> np.ndarray:
+  """The samples number 0 … num - 1 of a seed: uint8 (num, H, W, C).
+
+  Sample n depends on its label and its key, fold_in(key(seed), n), alone: neither the batch size
+  nor the number of devices changes it, to rounding.
+
+  Args:
+    experiment: with the sampler's settings in its config.
+    params: of the network.
+    num: how many.
+    labels: (num,), or None for an unconditional network.
+    seed: of the noise.
+    batch_size: samples at a time, over this host's devices.
+    advance: told how many more are done.
+  """
+
+  @jax.jit
+  def draw(params: Any, key: Array, batch: dict[str, Array]) -> Array:
+    keys = example_keys(key, batch['number'])
+    cond = {name: column for name, column in batch.items() if name == 'label'}
+    return to_uint8(generate(experiment, params, cond, keys))
+
+  columns = {'number': np.arange(num, dtype=np.int32)}
+  if labels is not None:
+    columns['label'] = labels
+  size = even_size(num, batch_size)
+  batches = (
+    {name: column[start : start + size] for name, column in columns.items()}
+    for start in range(0, num, size)
+  )
+  params, key = replicate((params, jax.random.key(seed)))
+  return map_batches(functools.partial(draw, params, key), batches, size, advance)
+
+
+def save_samples(path: pathlib.Path, samples: Samples) -> None:
+  """Writes an .npz as ADM's: arr_0 the images, arr_1 the labels if any; and the record, in JSON."""
+  arrays = {'arr_0': samples.images}
+  if samples.labels is not None:
+    arrays['arr_1'] = samples.labels
+  part = path.with_name(f'{path.stem}.tmp.npz')
+  np.savez(part, **arrays, record=json.dumps(samples.record))
+  part.replace(path)
+
+
+def load_samples(path: pathlib.Path) -> Samples:
+  """Reads what `save_samples` wrote.
+
+  Raises:
+    InputError: it isn't there or cannot be read; the message has the command that makes it.
+  """
+  command = f'python -m experiments.sample --workdir={path.parent}'
+  try:
+    with np.load(path, allow_pickle=False) as file:
+      labels = file.get('arr_1', None)
+      return Samples(file['arr_0'], labels, json.loads(str(file['record'])))
+  except FileNotFoundError:
+    raise InputError(f'{path}: does not exist; draw samples by {command}') from None
+  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    raise InputError(f'{path}: cannot be read ({error}); draw it anew by {command}') from error

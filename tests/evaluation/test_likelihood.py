@@ -1,0 +1,100 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddpm_jax import data
+from ddpm_jax.diffusion import oracle, schedules
+from ddpm_jax.evaluation.likelihood import estimate, make_bits, split_bits
+from ddpm_jax.training.experiment import denoiser
+
+LEVELS = 33
+
+
+@pytest.fixture(scope='module')
+def gaussian():
+  """Gaussian data on the grid of levels, its exact denoiser, a short chain."""
+  schedule = schedules.linear(40, rescale=True)
+  truth = oracle.GaussianData(jnp.zeros((2, 2, 1)), jnp.asarray(0.08))
+  x = np.random.default_rng(0).normal(0, 0.08**0.5, (30, 2, 2, 1)).clip(-1, 1)
+  image = np.asarray(data.quantize(jnp.asarray(x), LEVELS))
+  split = data.Arrays(image, np.zeros(30, np.int32))
+
+  def make(params, cond):
+    return truth.denoiser(schedule)
+
+  return make, schedule, split
+
+
+@pytest.fixture(scope='module')
+def measure(gaussian):
+  make, schedule, split = gaussian
+
+  @functools.cache
+  def compiled(strata):
+    return make_bits(make, schedule, LEVELS, conditional=False, variance='large', strata=strata)
+
+  def measure(strata, **arguments):
+    return split_bits(compiled(strata), {}, split, **{'seed': 0, 'batch_size': 16} | arguments)
+
+  return measure
+
+
+def test_strata_and_every_time_agree_within_their_errors(measure):
+  exact = measure(None, tolerance=0.0, most=40)
+  few = measure(4, tolerance=0.0, most=40, seed=1)
+  assert 0 < exact.error < few.error
+  assert abs(few.mean - exact.mean) < 4 * np.hypot(few.error, exact.error)
+
+
+def test_the_bound_is_above_the_entropy_and_near_it(gaussian, measure):
+  """Exact data, exact denoiser: what is left is the gap of a chain of 40 steps."""
+  image = gaussian[2][:]['image']
+  edges = (np.arange(LEVELS + 1) - 0.5) * 2 / (LEVELS - 1) - 1
+  edges[0], edges[-1] = -np.inf, np.inf
+  mass = np.diff(jax.scipy.stats.norm.cdf(edges, 0, 0.08**0.5))
+  truth = -np.log2(mass[image]).mean()
+  found = measure(None, tolerance=0.0, most=20)
+  assert truth - 4 * found.error < found.mean < truth + 0.3
+
+
+def test_the_error_is_the_spread_of_repeats(measure):
+  few = [measure(4, tolerance=0.0, most=4, seed=seed) for seed in range(40)]
+  spread = np.std([one.mean for one in few], ddof=1)
+  claimed = np.sqrt(np.mean([one.error**2 for one in few]))
+  assert claimed == pytest.approx(spread, rel=0.4)  # 40 repeats know it to 11 %
+
+
+def test_replicates_stop_at_the_tolerance(measure):
+  loose = measure(4, tolerance=1e9)
+  assert loose.replicates == 2
+  tolerance = loose.error / 2
+  tight = measure(4, tolerance=tolerance, most=100)
+  assert tight.error <= tolerance
+  assert tight.replicates == pytest.approx(8, abs=4), 'the error goes with 1 / sqrt(replicates)'
+
+
+def test_padding_and_batches_change_nothing(experiment, params, digits):
+  bits = make_bits(
+    functools.partial(denoiser, experiment),
+    experiment.schedule,
+    digits.num_levels,
+    conditional=True,
+    variance='small',
+    strata=2,
+  )
+  split = data.Arrays(**dict(digits.test[:27].items()))
+  done = []
+  padded = split_bits(bits, params, split, seed=0, batch_size=16, most=2, advance=done.append)
+  whole = split_bits(bits, params, split, seed=0, batch_size=32, most=2)
+  assert sum(done) == 2 * 27
+  assert padded.mean == pytest.approx(whole.mean, rel=1e-5)
+  assert padded.error == pytest.approx(whole.error, rel=1e-4)
+
+
+def test_estimate_by_hand():
+  """Two replicates of two examples: s² = 2 and 0, hence sqrt((2 + 0) / 2) / 2."""
+  found = estimate(np.array([[1.0, 5.0], [3.0, 5.0]]))
+  assert found == (3.5, 0.5, 2)

@@ -1,0 +1,93 @@
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from ddpm_jax.errors import InputError
+from ddpm_jax.evaluation.sampling import (
+  Samples,
+  balanced_labels,
+  draw_samples,
+  evaluations,
+  load_samples,
+  save_samples,
+)
+
+
+def with_sampler(experiment, **changes):
+  sampler = dataclasses.replace(experiment.config.sampler, **changes)
+  return dataclasses.replace(
+    experiment, config=dataclasses.replace(experiment.config, sampler=sampler)
+  )
+
+
+def test_a_sample_depends_on_its_number_and_not_on_its_batch(experiment, params):
+  labels = balanced_labels(24, 10)
+
+  def draw(num, size):
+    return draw_samples(experiment, params, num, labels[:num], seed=3, batch_size=size).astype(int)
+
+  whole = draw(24, 24)
+  assert whole.std() > 10, 'samples differ from each other'
+  # To rounding: a value just at a half may fall to either side.
+  assert np.abs(draw(24, 8) - whole).max() <= 1
+  assert np.abs(draw(5, 24) - whole[:5]).max() <= 1
+
+
+def test_the_seed_the_label_and_the_guidance_matter(experiment, params):
+  labels = np.zeros(8, np.int32)
+
+  def draw(experiment, labels, seed):
+    return draw_samples(experiment, params, 8, labels, seed=seed, batch_size=8)
+
+  base = draw(experiment, labels, 0)
+  assert (draw(experiment, labels, 1) != base).mean() > 0.5
+  assert (draw(experiment, labels + 1, 0) != base).any()
+  assert (draw(with_sampler(experiment, guidance=1.0), labels, 0) != base).any()
+
+
+def test_evaluations_are_counted_where_the_network_is_called(experiment, params):
+  """A network that counts its rows at run time."""
+  rows = []
+  network = experiment.network
+
+  def counting(params, x, noise_label, cond):
+    jax.debug.callback(lambda: rows.append(x.shape[0]))
+    return network(params, x, noise_label, cond)
+
+  for guidance in (1.0, 2.0):
+    rows.clear()
+    counted = dataclasses.replace(with_sampler(experiment, guidance=guidance), network=counting)
+    draw_samples(counted, params, 8, np.zeros(8, np.int32), seed=0, batch_size=8)
+    jax.effects_barrier()
+    assert sum(rows) == 8 * evaluations(counted)
+
+
+def test_labels_are_balanced():
+  assert balanced_labels(23, 5).tolist() == [*range(5)] * 4 + [0, 1, 2]
+  assert balanced_labels(23, None) is None
+
+
+@pytest.mark.parametrize('labels', [np.arange(3, dtype=np.int32), None])
+def test_the_file_follows_adm(tmp_path, labels):
+  images = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 1), np.uint8)
+  path = tmp_path / 'samples.npz'
+  save_samples(path, Samples(images, labels, {'step': 7}))
+  assert list(tmp_path.iterdir()) == [path]
+  with np.load(path) as file:
+    assert file['arr_0'].dtype == np.uint8
+    np.testing.assert_array_equal(file['arr_0'], images)
+    assert ('arr_1' in file) == (labels is not None)
+  read = load_samples(path)
+  assert read.record == {'step': 7}
+  np.testing.assert_array_equal(read.labels, labels)
+
+
+@pytest.mark.parametrize('content', [None, b'', b'not an archive'])
+def test_a_bad_file_is_told_with_the_command_that_makes_it(tmp_path, content):
+  path = tmp_path / 'samples.npz'
+  if content is not None:
+    path.write_bytes(content)
+  with pytest.raises(InputError, match=r'samples\.npz.*python -m experiments\.sample --workdir='):
+    load_samples(path)
