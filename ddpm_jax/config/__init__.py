@@ -1,0 +1,37 @@
+"""Settings: a ConfigDict while files and flags write them, frozen dataclasses from then on.
+
+`base_config` is the tree that a config file fills in and `--config.a.b=v` overrides;
+`from_config_dict` checks it once and returns a `Config`. A group is plain (its settings are the
+fields of a dataclass) or a choice: the name of an entry in a table and, flat beside it, the
+keyword arguments of that entry, read from its signature. A choice may also be a plug-in,
+name='package.module:function', with its own arguments in `args`.
+"""
+
+from ddpm_jax.config.provenance import provenance
+from ddpm_jax.config.settings import CLASSES, Choice, Config, settings
+from ddpm_jax.config.tables import Group, Tables, all_tables
+from ddpm_jax.config.tree import (
+  base_config,
+  from_config_dict,
+  from_json,
+  no_setting,
+  same_experiment,
+  to_json,
+)
+
+__all__ = [
+  'CLASSES',
+  'Choice',
+  'Config',
+  'Group',
+  'Tables',
+  'all_tables',
+  'base_config',
+  'from_config_dict',
+  'from_json',
+  'no_setting',
+  'provenance',
+  'same_experiment',
+  'settings',
+  'to_json',
+]

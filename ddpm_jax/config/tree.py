@@ -1,0 +1,263 @@
+"""From the tree that files and flags write to a checked Config, and to JSON and back."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, get_type_hints
+
+from absl import logging
+from ml_collections import ConfigDict, config_dict
+
+from ddpm_jax.config.settings import CLASSES, Choice, Config, checked, converted, settings
+from ddpm_jax.config.signatures import RESERVED, keywords, kind
+from ddpm_jax.config.tables import PLUGIN, Tables, all_tables, find_function
+from ddpm_jax.errors import InputError, choose
+
+# What may differ between a run and its continuation.
+RESUMABLE = (
+  'training.num_steps',
+  'evaluation',
+  'sampler',
+  'parallel',
+  'checkpoint',
+  'logging',
+)
+
+
+def base_config(tables: Tables | None = None) -> ConfigDict:
+  """Every setting at its default; names and arguments of choices are unset, and typed.
+
+  Locked: a setting that does not exist cannot be assigned by mistake.
+  """
+  tables = tables or all_tables()
+  tree: dict[str, Any] = {'seed': settings(Config)['seed'].default}
+  for group, cls in CLASSES.items():
+    hints = get_type_hints(cls)
+    # A default of None must be typed, or no flag could override it.
+    tree[group] = {
+      name: config_dict.placeholder(kind(hints[name])) if field.default is None else field.default
+      for name, field in settings(cls).items()
+    }
+    if issubclass(cls, Choice):
+      tree[group] |= {
+        'name': config_dict.placeholder(str),
+        'args': ConfigDict(),
+        **{k: config_dict.placeholder(v) for k, v in tables.groups[group].arguments().items()},
+      }
+  return ConfigDict(tree).lock()
+
+
+def from_config_dict(
+  tree: ConfigDict | Mapping[str, Any],
+  overrides: Mapping[str, Any] | None = None,
+  tables: Tables | None = None,
+) -> Config:
+  """Checks the whole tree and freezes it.
+
+  Where an override changes a choice's name, those of the file's arguments that the new choice does
+  not take are dropped, with one line in the log.
+
+  Args:
+    tree: filled in from `base_config()`, or `to_json`'s.
+    overrides: what was typed as flags, dotted: {'schedule.beta_end': 0.03}.
+    tables: where names are looked up.
+
+  Raises:
+    InputError: naming config.group.setting, the value and the mend.
+  """
+  tables = tables or all_tables()
+  typed = frozenset(overrides or ())
+  branches = plain(tree, 'config')
+  refuse_unknown(branches, ['seed', *CLASSES], 'config')
+  found = read_settings(Config, branches, 'config', tables)
+  unread = unread_groups(branches, tables)
+  for group, cls in CLASSES.items():
+    branch = branches.get(group, {})
+    if group in typed or not isinstance(branch, Mapping):
+      first = 'name' if issubclass(cls, Choice) else next(iter(settings(cls)))
+      raise InputError(
+        f'config.{group}: a group; give its settings singly: --config.{group}.{first}='
+      )
+    read = read_choice if issubclass(cls, Choice) else read_plain
+    found[group] = (read_unset if group in unread else read)(group, branch, typed, tables)
+  return Config(**found)
+
+
+def read_settings(
+  cls: type, branch: Mapping[str, Any], where: str, tables: Tables
+) -> dict[str, Any]:
+  """The settings of `cls` that the branch has, each checked."""
+  hints = get_type_hints(cls)
+  found = {
+    name: checked(field, hints[name], branch[name], f'{where}.{name}')
+    for name, field in settings(cls).items()
+    if name in branch
+  }
+  for name, value in found.items():
+    options = tables.options.get(f'{where}.{name}'.removeprefix('config.'))
+    if options is not None and value is not None:
+      choose(options, value, f'{where}.{name}')
+  return found
+
+
+def read_plain(group: str, branch: Mapping[str, Any], typed: frozenset[str], tables: Tables) -> Any:
+  """A group without a choice."""
+  del typed
+  cls = CLASSES[group]
+  refuse_unknown(branch, settings(cls), f'config.{group}')
+  return cls(**read_settings(cls, branch, f'config.{group}', tables))
+
+
+def unread_groups(branches: Mapping[str, Any], tables: Tables) -> frozenset[str]:
+  """The groups that the chosen model makes no use of: its attribute `unread`."""
+  model = branches.get('model')
+  name = str(model.get('name')) if isinstance(model, Mapping) else ''
+  return getattr(tables.groups['model'].table.get(name), 'unread', frozenset())
+
+
+def read_unset(group: str, branch: Mapping[str, Any], typed: frozenset[str], tables: Tables) -> Any:
+  """A choice that is not to be made; raises InputError where it is."""
+  del typed
+  cls, where = CLASSES[group], f'config.{group}'
+  refuse_unknown(branch, ['name', 'args', *settings(cls), *tables.groups[group].arguments()], where)
+  for key, value in branch.items():
+    if value and key not in settings(cls):
+      raise InputError(
+        f'{where}.{key}: {value!r} is set, but the model makes no use of a {group}; leave it unset'
+      )
+  return cls('', {}, group, **read_settings(cls, branch, where, tables))
+
+
+def read_choice(
+  group: str, branch: Mapping[str, Any], typed: frozenset[str], tables: Tables
+) -> Choice:
+  """A choice, its arguments and the settings that every choice of the group has."""
+  cls, row, where = CLASSES[group], tables.groups[group], f'config.{group}'
+  own = ['name', 'args', *settings(cls)]
+  refuse_unknown(branch, [*own, *row.arguments()], where)
+  name = branch.get('name')
+  if not name:
+    raise InputError(f'{where}.name: unset; choose one of {", ".join(row.table)}')
+  function = find_function(
+    converted(name, str, f'{where}.name'), row.table, f'{where}.name', row.fallback
+  )
+  given = {key: value for key, value in branch.items() if value is not None and key not in own}
+  given |= {f'args.{key}': value for key, value in (branch.get('args') or {}).items()}
+  takes = keywords(function, row.supplied)
+  prefix = 'args.' if PLUGIN.fullmatch(name) else ''
+  takes = {prefix + key: parameter.annotation for key, parameter in takes.items()}
+  refuse_foreign(group, name, takes, given, typed)
+  arguments = {
+    key.removeprefix(prefix): converted(value, takes[key], f'{where}.{key}')
+    for key, value in given.items()
+    if key in takes
+  }
+  refuse_unbound(where, name, function, row.supplied, arguments)
+  return cls(name, arguments, group, **read_settings(cls, branch, where, tables))
+
+
+def refuse_foreign(
+  group: str,
+  name: str,
+  takes: Mapping[str, Any],
+  given: Mapping[str, Any],
+  typed: frozenset[str],
+) -> None:
+  """Arguments the choice does not take must be the file's, left from the choice it made."""
+  foreign = [key for key in given if key not in takes]
+  for key in foreign:
+    path = f'{group}.{key}'
+    if f'{group}.name' not in typed or any(f'{path}.'.startswith(f'{flag}.') for flag in typed):
+      mend = f'it takes {", ".join(takes)}' if takes else 'it takes no arguments'
+      raise InputError(
+        f"config.{path}: {given[key]!r} is set, but '{name}' has no such argument; {mend}"
+      )
+  if foreign:
+    dropped = ', '.join(f'{key}={given[key]!r}' for key in foreign)
+    logging.warning("config.%s: '%s' does not take the file's %s: dropped", group, name, dropped)
+
+
+def refuse_unbound(
+  where: str, name: str, function: Callable, supplied: frozenset[str], arguments: Mapping[str, Any]
+) -> None:
+  """Binds the call to come to the function's signature, so that it fails here or not at all."""
+  signature = inspect.signature(function)
+  ours = supplied if PLUGIN.fullmatch(name) else (supplied | RESERVED) & signature.parameters.keys()
+  try:
+    signature.bind(**dict.fromkeys(ours), **arguments)
+  except TypeError as error:
+    raise InputError(f"{where}: '{name}{signature}': {error}") from error
+
+
+def refuse_unknown(branch: Mapping[str, Any], known: Iterable[str], where: str) -> None:
+  """Raises an InputError for a key of the branch that is not known."""
+  known = list(known)
+  for key in branch:
+    if key not in known:
+      raise InputError(no_setting(key, known, where))
+
+
+def no_setting(key: str, known: Iterable[str], where: str) -> str:
+  """The message for a setting that does not exist."""
+  near = difflib.get_close_matches(key, list(known), 1)
+  mend = f"did you mean '{near[0]}'?" if near else f'{where} has {", ".join(sorted(known))}'
+  return f'{where}.{key}: no such setting; {mend}'
+
+
+def plain(value: Any, where: str) -> Any:
+  """A tree of dicts, tuples, numbers, strings, booleans and None: what JSON can hold."""
+  if isinstance(value, ConfigDict):
+    value = value.to_dict()
+  if isinstance(value, Mapping):
+    return {str(key): plain(child, f'{where}.{key}') for key, child in value.items()}
+  if isinstance(value, (list, tuple)):
+    return tuple(plain(child, where) for child in value)
+  if value is None or isinstance(value, (bool, int, float, str)):
+    return value
+  raise InputError(
+    f'{where}: {value!r} cannot be kept in config.json; a setting is a number, a string, a boolean '
+    'or a tuple of them'
+  )
+
+
+def to_json(config: Config) -> dict[str, Any]:
+  """The tree that `from_json` reads back to an equal config, also by way of a JSON file."""
+  tree: dict[str, Any] = {'seed': config.seed}
+  for group, cls in CLASSES.items():
+    part = getattr(config, group)
+    tree[group] = {name: getattr(part, name) for name in settings(cls)}
+    if isinstance(part, Choice):
+      plugin = PLUGIN.fullmatch(part.name)
+      arguments = {'args': part.arguments} if plugin else part.arguments
+      tree[group] = {'name': part.name, **arguments, **tree[group]}
+  return tree
+
+
+def from_json(tree: Mapping[str, Any], tables: Tables | None = None) -> Config:
+  """The config that `to_json` wrote, checked anew; raises InputError as `from_config_dict`."""
+  return from_config_dict(tree, tables=tables)
+
+
+def same_experiment(a: Config, b: Config) -> list[str]:
+  """The settings by which two configs are different experiments; none: one resumes the other.
+
+  What may differ on resuming (RESUMABLE) doesn't count.
+  """
+  left, right = dict(leaves(to_json(a))), dict(leaves(to_json(b)))
+  return [
+    field
+    for field in {**left, **right}
+    if (field in left, left.get(field)) != (field in right, right.get(field))
+    and not any(f'{field}.'.startswith(f'{free}.') for free in RESUMABLE)
+  ]
+
+
+def leaves(tree: Mapping[str, Any], prefix: str = '') -> Iterable[tuple[str, Any]]:
+  """(dotted name, value) of every leaf."""
+  for key, value in tree.items():
+    if isinstance(value, Mapping):
+      yield from leaves(value, f'{prefix}{key}.')
+    else:
+      yield f'{prefix}{key}', value

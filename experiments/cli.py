@@ -1,0 +1,268 @@
+"""What every command shares: flags, errors in one line, exit codes.
+
+Exit codes: 0; 2 for bad input; 130 and 143 where Ctrl-C or SIGTERM ended it; 1, with a traceback,
+for anything else.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+import logging
+import os
+import pathlib
+import re
+import signal
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NoReturn
+
+from absl import flags
+from absl import logging as absl_logging
+from ml_collections import ConfigDict, config_flags
+
+from ddpm_jax.errors import InputError, Interrupted
+
+FLAGS = flags.FLAGS
+HELP = {'--help', '-help', '-h', '--helpfull', '--helpshort'}
+OVERRIDE = re.compile(r'--?(?:no)?config\.([^=]+)')
+WORDS = {int: 'an integer', float: 'a number', bool: 'true or false', str: 'a string'}
+
+
+class Unsettable(flags.ArgumentParser):
+  """Reads one setting; 'None' leaves it unset (ml_collections makes it the string, or fails)."""
+
+  def __init__(self, parser: flags.ArgumentParser, words: str):
+    self.parser, self.words = parser, words
+
+  def parse(self, argument: Any) -> Any:
+    if argument is None or argument == 'None':
+      return None
+    try:
+      return self.parser.parse(argument)
+    except (TypeError, ValueError):
+      raise ValueError(f"'{argument}' is not {self.words}") from None
+
+  def flag_type(self) -> str:
+    return self.parser.flag_type()
+
+
+for _type, _parser in {
+  int: flags.IntegerParser(),
+  float: flags.FloatParser(),
+  bool: flags.BooleanParser(),
+  str: flags.ArgumentParser(),
+}.items():
+  config_flags.register_flag_parser_for_type(_type, Unsettable(_parser, WORDS[_type]))
+
+
+@functools.cache
+def config_flag() -> flags.FlagHolder:
+  """Defines --config, which the command needs; its value is a ConfigDict."""
+  holder = config_flags.DEFINE_config_file(
+    'config', None, 'The experiment, such as configs/digits.py; --config.a.b=v overrides it.'
+  )
+  flags.mark_flag_as_required('config')
+  return holder
+
+
+def overrides() -> dict[str, Any]:
+  """What was typed after --config, dotted: {'loss.name': 'hybrid'}."""
+  return dict(config_flags.get_override_values(FLAGS['config']))
+
+
+def run(main: Callable[[], None]) -> NoReturn:
+  """Parses the command line, calls main() and exits."""
+  signal.signal(signal.SIGTERM, interrupt)
+  sys.exit(exit_code(main))
+
+
+def interrupt(signum: int, frame: Any) -> NoReturn:
+  """The handler of SIGTERM until the training loop, which saves first, sets its own."""
+  del frame
+  raise Interrupted(signum, f'ended by {signal.Signals(signum).name}')
+
+
+def exit_code(main: Callable[[], None]) -> int:
+  """Parses the command line and calls main(); complains in one line of bad input."""
+  try:
+    if HELP & set(sys.argv[1:]):
+      print(help_page(main))
+      return 0
+    parse(sys.argv)
+    quiet()
+    main()
+  except InputError as error:
+    return complain(error, 2)
+  except Interrupted as error:
+    return complain(error, 128 + error.signum)
+  except KeyboardInterrupt:
+    return complain('interrupted', 128 + signal.SIGINT)
+  return 0
+
+
+def complain(message: object, code: int) -> int:
+  """Prints one line on stderr."""
+  print(' '.join(str(message).split()), file=sys.stderr)
+  return code
+
+
+def quiet() -> None:
+  """Warnings alone, without absl's prefix of time and place, so that a progress bar stays whole."""
+  absl_logging.use_absl_handler()
+  absl_logging.get_absl_handler().setFormatter(logging.Formatter('%(message)s'))
+
+
+def parse(argv: list[str]) -> None:
+  """Reads the flags and the config file; raises InputError for what is wrong with either."""
+  argv = FLAGS.read_flags_from_files(argv, force_gnu=False)
+  if 'config' in FLAGS:
+    check_overrides(argv)
+  try:
+    rest = FLAGS(argv)
+  except flags.Error as error:
+    raise InputError(explain(error)) from error
+  if len(rest) > 1:
+    raise InputError(f"'{rest[1]}': not a flag; flags are written --name=value")
+
+
+def check_overrides(argv: list[str]) -> None:
+  """Every --config.a.b=v must name a setting of the config file, which must come first."""
+  position = next((i for i, word in enumerate(argv) if re.match(r'--?config(=|$)', word)), None)
+  typed = [(i, match[1]) for i, word in enumerate(argv) if (match := OVERRIDE.match(word))]
+  if position is None:
+    return
+  if typed and typed[0][0] < position:
+    raise InputError(f'--config.{typed[0][1]}: comes before --config; give --config=FILE first')
+  _, equals, path = argv[position].partition('=')
+  config = load(path if equals else ''.join(argv[position + 1 : position + 2]))
+  for _, field in typed:
+    check_field(config, field)
+
+
+def load(path: str) -> ConfigDict:
+  """The config of a file 'path.py' or 'path.py:argument'."""
+  file = path.split(':', 1)[0]
+  if not os.path.isfile(file):
+    near = difflib.get_close_matches(file, map(str, pathlib.Path('configs').glob('[!_]*.py')), 1)
+    hint = f"; did you mean '{near[0]}'?" if near else ''
+    raise InputError(f"--config: there is no file '{file}'{hint}")
+  try:
+    config = FLAGS['config'].parser.parse(path)
+  except Exception as error:
+    place = blame(error, file)
+    if place is None:  # Not the file's fault.
+      raise
+    raise InputError(place) from error
+  if not isinstance(config, ConfigDict):
+    raise InputError(f'{file}: get_config() must return a ConfigDict, not {config!r}')
+  return config
+
+
+def blame(error: BaseException, file: str) -> str | None:
+  """Where in the config file an error arose, and what it was; None where it was elsewhere."""
+  if isinstance(error, SyntaxError):
+    return f'{error.filename}, line {error.lineno}: {error.msg}'
+  path = os.path.abspath(file)
+  for link in chain(error):
+    frames = traceback.extract_tb(link.__traceback__)
+    lines = [frame.lineno for frame in frames if os.path.abspath(frame.filename) == path]
+    if lines:
+      return f'{file}, line {lines[-1]}: {describe(link)}'
+  if 'get_config' in str(error):
+    return f'{file}: has no function get_config()'
+  return None
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+  """The error and those that led to it."""
+  while error is not None:
+    yield error
+    error = error.__cause__ or error.__context__
+
+
+def describe(error: BaseException) -> str:
+  """An error of the config file in a few words; ml_collections prints the whole tree."""
+  text = str(error)
+  if missing := re.search(r'Key \\?"(\w+)\\?" does not exist', text):
+    near = re.search(r'Did you mean \\?"(\w+)', text)
+    return f"no such setting '{missing[1]}'" + (f"; did you mean '{near[1]}'?" if near else '')
+  return text if isinstance(error, InputError) else f'{type(error).__name__}: {text}'
+
+
+def check_field(config: ConfigDict, field: str) -> None:
+  """Raises InputError unless `field`, dotted, is one setting of the config."""
+  from ddpm_jax.config import no_setting
+
+  node, where = config, 'config'
+  for key in field.split('.'):
+    if where.endswith('.args') and key not in node:
+      raise InputError(f"{where}.{key}: give a plug-in's arguments as --{where}=\"{{'{key}': …}}\"")
+    if not isinstance(node, ConfigDict):
+      raise InputError(f'{where}: has no settings of its own, so no {where}.{key}')
+    if key not in node:
+      raise InputError(no_setting(key, node, where))
+    node, where = node[key], f'{where}.{key}'
+  if isinstance(node, ConfigDict) and not where.endswith('.args'):
+    first = 'name' if 'name' in node else next(iter(node))
+    raise InputError(f'{where}: a group; give its settings singly, as --{where}.{first}=…')
+
+
+def explain(error: flags.Error) -> str:
+  """absl's complaint in one line."""
+  text = str(error)
+  if isinstance(error, flags.UnrecognizedFlagError):
+    if error.flagname.startswith('config.'):
+      return f'--{error.flagname}: there is no --config before it; give --config=configs/….py'
+    near = difflib.get_close_matches(error.flagname, list(FLAGS), 1)
+    return f'--{error.flagname}: no such flag' + (f"; did you mean '--{near[0]}'?" if near else '')
+  if match := re.search(r'Flag --(\w+) must have a value', text):
+    return f'--{match[1]} is missing: {FLAGS[match[1]].help}'
+  if match := re.match(r'flag --(config\.\S+?)=.*?: (.*)', text, re.DOTALL):
+    return f'{match[1]}: {match[2]}'
+  return text.removeprefix('flag ')
+
+
+def help_page(main: Callable[[], None]) -> str:
+  """The command's docstring, its flags and, where it takes a config, every setting."""
+  module = sys.modules[main.__module__]
+  owners = [sys.argv[0] if main.__module__ == '__main__' else main.__module__, __name__]
+  known = FLAGS.flags_by_module_dict()
+  mine = {flag.name: flag for owner in owners for flag in known.get(owner, [])}
+  lines = [(module.__doc__ or '').strip(), '', 'Flags:']
+  for flag in mine.values():
+    lines += entry(f'--{flag.name}', flag.default, flag.help)
+  if 'config' in mine:
+    lines += ['', *settings_help()]
+  return '\n'.join(lines)
+
+
+def settings_help() -> Iterable[str]:
+  """Every setting with its default, and every choice with the arguments that it takes."""
+  from ddpm_jax.config import CLASSES, all_tables, settings
+  from ddpm_jax.config.signatures import keywords
+
+  tables = all_tables()
+  yield 'Settings, each --config.group.setting=value after --config:'
+  for group, cls in CLASSES.items():
+    yield f'  {group}: {inspect.getdoc(cls)}'
+    if row := tables.groups.get(group):
+      for name, function in row.table.items():
+        takes = keywords(function, row.supplied).values()
+        words = (str(parameter.replace(annotation=parameter.empty)) for parameter in takes)
+        yield from entry(f'  name={name}', None, ' '.join(words))
+    for name, field in settings(cls).items():
+      options = ', '.join(tables.options.get(f'{group}.{name}', ()))
+      doc = field.metadata['doc'] + (f': {options}' if options else '')
+      yield from entry(f'  {name}', field.default, doc)
+
+
+def entry(name: str, default: Any, doc: str) -> list[str]:
+  """A name with what it means, wrapped beside it."""
+  text = doc + ('' if default is None else f' [{default}]')
+  return textwrap.wrap(text, 100, initial_indent=f'  {name:<26} ', subsequent_indent=' ' * 29) or [
+    f'  {name}'
+  ]

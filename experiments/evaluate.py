@@ -1,0 +1,179 @@
+"""Reports on a trained run: its samples and its likelihood, each figure beside a reference.
+
+  python -m experiments.evaluate --workdir=runs/digits
+
+Reads samples.npz of experiments.sample; where those are guided, draws as many without guidance
+(samples_unguided.npz, samples/unguided.png). Writes report.json.
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+import time
+
+import rich
+from absl import flags
+
+from ddpm_jax.errors import InputError
+from ddpm_jax.evaluation import evidence, report
+from ddpm_jax.evaluation.batching import evenly
+from ddpm_jax.evaluation.gallery import COLUMNS, by_class
+from ddpm_jax.evaluation.likelihood import make_bits, split_bits
+from ddpm_jax.evaluation.progress import progress
+from ddpm_jax.evaluation.sampling import (
+  Samples,
+  draw_samples,
+  evaluations,
+  load_samples,
+  save_samples,
+)
+from ddpm_jax.training import Experiment, Run, backend, build, load_run
+from ddpm_jax.training.experiment import denoiser
+from ddpm_jax.training.pictures import grid, write_png
+from experiments import cli
+
+WORKDIR = flags.DEFINE_string('workdir', None, "The run's folder.", required=True)
+EXACT = flags.DEFINE_bool('exact', False, 'Sum the bound over every time, not a draw of some.')
+VARIANCE = flags.DEFINE_enum(
+  'variance',
+  None,
+  ['small', 'large', 'fraction'],
+  "Of the bound's reverse steps; unset: fraction where the network learned it, else large.",
+)
+
+
+def main() -> None:
+  """The command."""
+  start = time.monotonic()
+  backend.prepare()
+  workdir = pathlib.Path(WORKDIR.value)
+  run = load_run(workdir)
+  samples = current_samples(workdir, run)
+  experiment = build(run.config)
+  real = report.read_real(experiment.dataset)
+  figures = {
+    'dataset': experiment.dataset.name,
+    'step': run.step,
+    'samples': [
+      report.sample_figures(group, real) for group in (samples, *unguided(workdir, run, samples))
+    ],
+    'real': report.real_figures(real),
+    'bits_per_dim': BOUNDS[run.experiment.kind.name](experiment, run, workdir)
+    | report.baseline_figures(experiment.dataset),
+  }
+  path = workdir / 'report.json'
+  path.write_text(json.dumps(figures, indent=2) + '\n')
+  title = f'{experiment.dataset.name}, step {run.step}, averaged parameters'
+  rich.print(report.make_table(title, figures))
+  print(report.notes(figures))
+  pictures = [*sorted((workdir / 'samples').glob('*s.png')), path]
+  print('\n'.join(map(str, pictures)))
+  print(f'reported in {time.monotonic() - start:.0f} s')
+
+
+def current_samples(workdir: pathlib.Path, run: Run) -> Samples:
+  """The run's samples; raises InputError where they are of another checkpoint than its newest."""
+  path = workdir / 'samples.npz'
+  samples = load_samples(path)
+  step = samples.record['step']
+  if step != run.step:
+    raise InputError(
+      f'{path}: drawn at step {step}, but the run is at {run.step}; draw anew by '
+      f'python -m experiments.sample --workdir={workdir}'
+    )
+  return samples
+
+
+def unguided(workdir: pathlib.Path, run: Run, samples: Samples) -> list[Samples]:
+  """As many samples from the same noise without guidance; none where the others are without."""
+  if samples.labels is None or samples.record['sampler']['guidance'] == 1:
+    return []
+  sampler = dataclasses.replace(run.config.sampler, **samples.record['sampler'] | {'guidance': 1.0})
+  config = dataclasses.replace(run.config, sampler=sampler)
+  experiment = build(config, run.experiment.dataset)
+  with progress('unguided samples', len(samples.images)) as advance:
+    images = draw_samples(
+      experiment,
+      run.params,
+      len(samples.images),
+      samples.labels,
+      seed=samples.record['seed'],
+      batch_size=config.evaluation.batch_size,
+      advance=advance,
+    )
+  record = samples.record | {
+    'evaluations': evaluations(experiment),
+    'sampler': dataclasses.asdict(sampler),
+  }
+  plain = Samples(images, samples.labels, record)
+  save_samples(workdir / 'samples_unguided.npz', plain)
+  picture = grid(by_class(images, samples.labels), COLUMNS)
+  write_png(workdir / 'samples' / 'samples_unguided.png', picture)
+  return [plain]
+
+
+def chain_bound(experiment: Experiment, run: Run, workdir: pathlib.Path) -> report.Figures:
+  """The test split's bits/dim by the variational bound of the chain, and how they were found."""
+  del workdir
+  config, dataset = experiment.config, experiment.dataset
+  learned = getattr(experiment.module, 'learn_variance', False)
+  variance = VARIANCE.value or ('fraction' if learned else 'large')
+  if variance == 'fraction' and not learned:
+    raise InputError('--variance: this network learned no fraction; choose small or large')
+  strata = None if EXACT.value else config.evaluation.strata
+  bits = make_bits(
+    functools.partial(denoiser, experiment),
+    experiment.schedule,
+    dataset.num_levels,
+    conditional=dataset.num_classes is not None,
+    variance=variance,
+    strata=strata,
+  )
+  with progress('test bits/dim', 2 * len(dataset.test)) as advance:
+    estimate = split_bits(
+      bits,
+      run.params,
+      dataset.test,
+      seed=config.seed,
+      batch_size=config.evaluation.batch_size,
+      advance=advance,
+    )
+  steps = experiment.schedule.num_steps
+  how = f'the bound at {strata or "all"} of {steps} times for each image, '
+  how += f'{estimate.replicates} replicates'
+  how += ', given the label' if dataset.num_classes is not None else ''
+  return {
+    **estimate._asdict(),
+    'how': f"{how}; reverse variance '{variance}'",
+    'variance': variance,
+  }
+
+
+def evidence_bounds(experiment: Experiment, run: Run, workdir: pathlib.Path) -> report.Figures:
+  """The test split's bits/dim by an autoencoder's bounds; also draws its reconstructions."""
+  config, split = experiment.config, experiment.dataset.test
+  draws, found = config.evaluation.draws, {}
+  for name in evidence.BOUNDS:
+    bits = evidence.make_evidence_bits(experiment, name, draws)
+    with progress(f'test bits/dim, {name}', 2 * len(split)) as advance:
+      found[name] = split_bits(
+        bits,
+        run.params,
+        split,
+        seed=config.seed,
+        batch_size=config.evaluation.batch_size,
+        advance=advance,
+      )
+  images = evidence.pairs(experiment, run.params, evenly(split, 5 * COLUMNS), COLUMNS)
+  write_png(workdir / 'samples' / 'reconstructions.png', grid(images, COLUMNS))
+  how = f'importance-weighted over {draws} draws of z for each image'
+  how += ', given the label' if experiment.dataset.num_classes is not None else ''
+  return {**found['iwae']._asdict(), 'how': how, 'elbo': found['elbo']._asdict()}
+
+
+BOUNDS = {'denoiser': chain_bound, 'autoencoder': evidence_bounds}
+
+
+if __name__ == '__main__':
+  cli.run(main)

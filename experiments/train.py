@@ -1,0 +1,27 @@
+"""Trains an experiment, or goes on with one that was interrupted.
+
+  python -m experiments.train --config=configs/digits.py --workdir=runs/digits
+
+The folder gets config.json, metrics.jsonl, TensorBoard's events, checkpoints/, samples/*.png and
+loss.png. The same command again goes on from the newest checkpoint.
+"""
+
+from absl import flags
+
+from ddpm_jax.config import from_config_dict
+from ddpm_jax.training import backend, train
+from experiments import cli
+
+CONFIG = cli.config_flag()
+WORKDIR = flags.DEFINE_string('workdir', None, "The run's folder.", required=True)
+
+
+def main() -> None:
+  """The command."""
+  config = from_config_dict(CONFIG.value, cli.overrides())
+  backend.prepare(config.training.deterministic)
+  train(config, WORKDIR.value)
+
+
+if __name__ == '__main__':
+  cli.run(main)

@@ -1,0 +1,299 @@
+"""The config: what files and flags may write, and what is refused in which words."""
+
+import json
+import logging
+import math
+import pathlib
+import runpy
+import sys
+import types
+from typing import Literal
+
+import pytest
+
+from ddpm_jax import config as config_lib
+from ddpm_jax.config import Group, Tables
+from ddpm_jax.config.signatures import fit
+from ddpm_jax.errors import InputError
+
+CONFIGS = sorted(pathlib.Path(__file__).parents[1].glob('configs/[!_]*.py'))
+
+
+def line(num_steps: int = 10, slope: float = 0.5):
+  return ('line', num_steps, slope)
+
+
+def curve(num_steps: int = 10, bend: float | None = None, sizes: tuple[int, ...] = (1, 2)):
+  if num_steps > 100:
+    raise ValueError('num_steps is above 100')
+  return ('curve', num_steps, bend, sizes)
+
+
+def listed(values: tuple[float, ...], kind: Literal['a', 'b'] = 'a'):
+  return ('listed', values, kind)
+
+
+def anything():
+  return 'anything'
+
+
+def remote(folder: str | None = None):
+  return folder
+
+
+def net(num_classes: int | None, width: int = 4):
+  return (num_classes, width)
+
+
+def tables() -> Tables:
+  simple = Group({'only': anything})
+  groups = dict.fromkeys(('parameterization', 'loss', 'optimizer', 'sampler'), simple)
+  groups['schedule'] = Group({'line': line, 'curve': curve, 'listed': listed})
+  groups['dataset'] = Group({'only': anything}, fallback=lambda name: remote)
+  groups['model'] = Group({'net': net}, supplied=frozenset({'num_classes'}))
+  return Tables(groups, {'sampler.grid': {'trailing': anything, 'leading': anything}})
+
+
+def filled():
+  tree = config_lib.base_config(tables())
+  for group in ('dataset', 'parameterization', 'loss', 'optimizer', 'sampler'):
+    tree[group].name = 'only'
+  tree.model.name = 'net'
+  tree.schedule.name = 'line'
+  return tree
+
+
+def read(tree, **overrides):
+  """The config after flags are typed, given as group__setting=value."""
+  typed = {key.replace('__', '.'): value for key, value in overrides.items()}
+  tree.update_from_flattened_dict(typed)
+  return config_lib.from_config_dict(tree, typed, tables())
+
+
+@pytest.fixture
+def plugin(monkeypatch):
+  """An importable module `own` with a model `wide`."""
+
+  def wide(num_classes: int | None, width: int, depth: int = 1):
+    return (num_classes, width, depth)
+
+  module = types.ModuleType('own')
+  module.wide, wide.__module__ = wide, 'own'
+  monkeypatch.setitem(sys.modules, 'own', module)
+
+
+def refused(match: str, tree, **overrides):
+  with pytest.raises(InputError) as error:
+    read(tree, **overrides)
+  assert match in str(error.value)
+  assert '\n' not in str(error.value)
+
+
+def test_arguments_of_every_choice_are_typed_and_unset():
+  tree = config_lib.base_config(tables())
+  assert tree.schedule.get_type('slope') is float and tree.schedule.slope is None
+  assert tree.schedule.get_type('bend') is float
+  assert tree.schedule.get_type('sizes') is tuple
+  assert tree.dataset.get_type('folder') is str
+  assert 'num_classes' not in tree.model  # the data's to say
+
+
+def test_a_misspelled_setting_cannot_be_assigned():
+  tree = config_lib.base_config(tables())
+  with pytest.raises(AttributeError, match='slope'):
+    tree.schedule.slop = 1.0
+
+
+def test_only_what_is_set_is_passed():
+  tree = filled()
+  tree.schedule.slope = 2
+  schedule = read(tree).schedule
+  assert schedule.arguments == {'slope': 2.0}
+  assert schedule.build(tables().groups['schedule'].table) == ('line', 10, 2.0)
+
+
+def test_the_program_supplies_its_own_arguments():
+  model = read(filled(), model__width=8).model
+  assert model.build(tables().groups['model'].table, num_classes=3) == (3, 8)
+
+
+def test_a_refused_value_names_the_group():
+  schedule = read(filled(), schedule__name='curve', schedule__num_steps=101).schedule
+  with pytest.raises(InputError, match='config.schedule: num_steps is above 100'):
+    schedule.build(tables().groups['schedule'].table)
+
+
+def test_a_name_of_no_table_goes_to_the_fallback():
+  dataset = read(filled(), dataset__name='mnist:3.0.1', dataset__folder='here').dataset
+  assert dataset.build({}, tables().groups['dataset'].fallback) == 'here'
+
+
+@pytest.mark.parametrize(
+  ('setting', 'value', 'message'),
+  [
+    ('dataset__batch_size', 0, 'config.dataset.batch_size: 0 must be at least 1'),
+    ('ema__decay', 1.0, 'config.ema.decay: 1.0 must be at least 0 and below 1'),
+    ('ema__decay', -0.1, 'config.ema.decay: -0.1 must be'),
+    ('optimizer__learning_rate', 0.0, 'config.optimizer.learning_rate: 0.0 must be above 0'),
+    ('optimizer__learning_rate', math.nan, 'config.optimizer.learning_rate: nan'),
+    ('optimizer__learning_rate', math.inf, 'config.optimizer.learning_rate: inf'),
+    ('optimizer__clip_norm', 0.0, 'config.optimizer.clip_norm: 0.0 must be above 0'),
+    ('training__num_steps', -5, 'config.training.num_steps: -5 must be at least 1'),
+    ('training__num_steps', True, 'config.training.num_steps: True is not of type int'),
+    ('training__num_steps', None, 'config.training.num_steps: unset'),
+    ('seed', -1, 'config.seed: -1 must be at least 0'),
+    ('seed', 2**32, 'config.seed: 4294967296 must be'),
+    ('sampler__grid', 'trailling', "did you mean 'trailing'?"),
+    ('loss__name', None, 'config.loss.name: unset; choose one of only'),
+    ('loss__name', 'onyl', "config.loss.name: 'onyl' is not one of only; did you mean 'only'?"),
+    ('schedule__num_steps', True, 'config.schedule.num_steps: True is not of type int'),
+    ('schedule__bend', 1.0, "config.schedule.bend: 1.0 is set, but 'line' has no such argument"),
+    ('model__args', {'a': 1}, 'config.model.args.a: 1 is set'),
+  ],
+)
+def test_refused_values(setting, value, message):
+  refused(message, filled(), **{setting: value})
+
+
+def test_elements_of_tuples_are_checked():
+  """ml_collections lets ('a', 1.5) replace (1, 2)."""
+  message = "config.schedule.sizes: ('a', 1.5) is not of type tuple[int, ...]"
+  refused(message, filled(), schedule__name='curve', schedule__sizes=('a', 1.5))
+  arguments = read(filled(), schedule__name='curve', schedule__sizes=()).schedule.arguments
+  assert arguments == {'sizes': ()}
+
+
+def test_an_argument_without_default_must_be_set():
+  refused("config.schedule: 'listed", filled(), schedule__name='listed')
+  found = read(filled(), schedule__name='listed', schedule__values=(1, 2), schedule__kind='b')
+  assert found.schedule.arguments == {'values': (1.0, 2.0), 'kind': 'b'}
+  refused('is not one of a, b', filled(), schedule__name='listed', schedule__kind='c')
+
+
+def test_a_setting_that_does_not_exist():
+  tree = filled().to_dict()
+  tree['schedule']['slop'] = 1.0
+  with pytest.raises(InputError, match=r"config\.schedule\.slop: .*did you mean 'slope'\?"):
+    config_lib.from_config_dict(tree, tables=tables())
+  with pytest.raises(InputError, match=r"config\.scheduel: .*did you mean 'schedule'\?"):
+    config_lib.from_config_dict({'scheduel': {}}, tables=tables())
+
+
+def test_a_group_cannot_be_replaced_whole():
+  with pytest.raises(InputError, match='config.loss: a group'):
+    config_lib.from_config_dict(filled(), {'loss': {'name': 'only'}}, tables())
+
+
+def test_what_json_cannot_hold_is_refused():
+  tree = filled().to_dict()
+  tree['schedule']['slope'] = print
+  with pytest.raises(InputError, match=r'config\.schedule\.slope: .*cannot be kept'):
+    config_lib.from_config_dict(tree, tables=tables())
+
+
+def test_a_flag_that_changes_the_name_drops_the_files_arguments(caplog):
+  tree = filled()
+  tree.schedule.slope, tree.schedule.num_steps = 2.0, 7
+  with caplog.at_level(logging.WARNING, logger='absl'):
+    schedule = read(tree, schedule__name='curve').schedule
+  assert (schedule.name, schedule.arguments) == ('curve', {'num_steps': 7})
+  (record,) = caplog.records
+  assert 'slope=2.0' in record.getMessage()
+
+
+def test_a_typed_argument_is_never_dropped():
+  refused(
+    'config.schedule.slope: 2.0 is set', filled(), schedule__name='curve', schedule__slope=2.0
+  )
+
+
+def test_plugin_takes_its_own_arguments(plugin):
+  model = read(filled(), model__name='own:wide', model__args={'width': 9}).model
+  assert model.build({}, num_classes=None) == (None, 9, 1)
+
+
+@pytest.mark.parametrize(
+  ('name', 'args', 'message'),
+  [
+    ('own:wide', {}, 'missing a required argument'),
+    ('own:wide', {'width': 9, 'height': 1}, 'config.model.args.height'),
+    ('own:wide', {'width': 'much'}, "config.model.args.width: 'much' is not of type int"),
+    ('own:wid', {}, "did you mean 'wide'?"),
+    ('nowhere_at_all:wide', {}, "config.model.name: 'nowhere_at_all:wide' cannot be imported"),
+  ],
+)
+def test_plugins_refused(plugin, name, args, message):
+  refused(message, filled(), model__name=name, model__args=args)
+
+
+def test_plugin_must_take_what_the_program_supplies(plugin, monkeypatch):
+  def narrow(width: int = 1):
+    return width
+
+  narrow.__module__ = 'own'
+  monkeypatch.setattr(sys.modules['own'], 'narrow', narrow, raising=False)
+  refused("unexpected keyword argument 'num_classes'", filled(), model__name='own:narrow')
+
+
+def test_leaving_a_plugin_drops_the_files_args(plugin):
+  tree = filled()
+  tree.model.name, tree.model.args = 'own:wide', {'width': 9}
+  assert read(tree, model__name='net').model.arguments == {}
+
+
+def test_json_round_trip(plugin):
+  tree = filled()
+  tree.model.name, tree.model.args = 'own:wide', {'width': 9}
+  tree.optimizer.learning_rate = 0.1 + 0.2  # no short decimal
+  before = read(tree, schedule__name='curve', schedule__sizes=(3,), seed=2**32 - 1)
+  after = config_lib.from_json(json.loads(json.dumps(config_lib.to_json(before))), tables())
+  assert after == before
+  assert type(after.schedule.arguments['sizes']) is tuple
+
+
+def test_same_experiment():
+  one = read(filled())
+  free = {'training__num_steps': 9, 'sampler__guidance': 3.0, 'checkpoint__keep': 1}
+  assert config_lib.same_experiment(one, read(filled(), **free)) == []
+  other = read(
+    filled(), training__init_from='x', schedule__slope=1.0, schedule__name='line', seed=1
+  )
+  differing = {'training.init_from', 'schedule.slope', 'seed'}
+  assert set(config_lib.same_experiment(one, other)) == differing
+  assert set(config_lib.same_experiment(other, one)) == differing
+
+
+def test_provenance_is_json():
+  record = config_lib.provenance()
+  assert json.loads(json.dumps(record)) == record
+  assert record['devices']['count'] == 8  # conftest simulates them
+
+
+@pytest.mark.parametrize(
+  ('value', 'hint', 'expected'),
+  [
+    (1, float, 1.0),
+    (1, float | int, 1),
+    (None, int | None, TypeError),
+    (1.0, int, TypeError),
+    (1, bool, TypeError),
+    ([1, 2], tuple[int, ...], (1, 2)),
+    ([1, 2], tuple[int, int, int], TypeError),
+    ((1, 2), list[float], (1.0, 2.0)),
+    ('x', int | tuple[str, ...], TypeError),
+  ],
+)
+def test_fit(value, hint, expected):
+  if expected is TypeError:
+    with pytest.raises(TypeError):
+      fit(value, hint)
+  else:
+    assert fit(value, hint) == expected
+    assert type(fit(value, hint)) is type(expected)
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_the_configs_are_whole(path):
+  """Each reads, names entries of the real tables, and comes back from JSON as it was."""
+  config = config_lib.from_config_dict(runpy.run_path(str(path))['get_config']())
+  assert config_lib.from_json(config_lib.to_json(config)) == config

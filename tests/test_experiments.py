@@ -1,0 +1,205 @@
+"""The commands, run as a user runs them: real configs, made small by flags."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from ddpm_jax.training import load_run
+from ddpm_jax.training.metrics import read
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+DIGITS = ['--config=configs/digits.py']
+
+# One level of a quarter of the digits' width.
+SMALL = [
+  '--config.model.channels=8',
+  '--config.model.multipliers=(1,)',
+  '--config.dataset.batch_size=16',
+  '--config.training.num_steps=6',
+  '--config.sampler.num_steps=2',
+  '--config.evaluation.batch_size=32',
+  '--config.checkpoint.every_steps=3',
+  '--config.logging.every_steps=2',
+]
+
+
+def command(name, *flags, devices=1):
+  return subprocess.run(
+    [sys.executable, '-m', f'experiments.{name}', *flags],
+    cwd=ROOT,
+    env={**os.environ, 'JAX_NUM_CPU_DEVICES': str(devices)},
+    capture_output=True,
+    text=True,
+  )
+
+
+def files(folder):
+  return {p: p.read_bytes() for p in sorted(folder.rglob('*')) if p.is_file()}
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  """A small run of the digits, trained by the command."""
+  workdir = tmp_path_factory.mktemp('runs') / 'small'
+  done = command('train', *DIGITS, f'--workdir={workdir}', *SMALL)
+  assert done.returncode == 0, done.stderr
+  return workdir
+
+
+def test_train_sample_and_report(run):
+  drawn = command('sample', f'--workdir={run}', '--num=20', '--seed=3')
+  assert drawn.returncode == 0, drawn.stderr
+  with np.load(run / 'samples.npz') as archive:
+    images, labels = archive['arr_0'], archive['arr_1']
+  assert images.shape == (20, 8, 8, 1) and images.dtype == np.uint8
+  np.testing.assert_array_equal(np.bincount(labels), np.full(10, 2))
+  told = command('evaluate', f'--workdir={run}')
+  assert told.returncode == 0, told.stderr
+  figures = json.loads((run / 'report.json').read_text())
+  assert figures['bits_per_dim']['error'] <= 0.02
+  for words in ('read as asked', 'spread', 'nearest', 'bits/dim', 'histogram', 'Gaussian'):
+    assert words in told.stdout
+  for picture in (run / 'samples').glob('*.png'):
+    assert Image.open(picture).size[0] > 300
+
+
+MISTAKES = {
+  'a misspelt setting': (['--config.model.channls=64'], 1, ['config.model.channls', 'channels']),
+  'a missing config file': (['--config=configs/digit.py'], 1, ['configs/digit.py', 'digits.py']),
+  'another experiment': (['--config.seed=1'], 1, ['config.seed', '--workdir']),
+  'an unknown data set': (
+    ['--config.dataset.name=cifr10'],
+    1,
+    ['config.dataset.name', 'cifr10', 'cifar10'],
+  ),
+  'an indivisible batch': (
+    ['--config.dataset.batch_size=7'],
+    2,
+    ['config.dataset.batch_size', '2'],
+  ),
+}
+
+
+@pytest.mark.parametrize('mistake', MISTAKES)
+def test_a_mistake_is_one_line_and_loses_nothing(run, tmp_path, mistake):
+  flags, devices, words = MISTAKES[mistake]
+  workdir = run if mistake == 'another experiment' else tmp_path / 'run'
+  before = files(run)
+  first, last = (flags, []) if flags[0].startswith('--config=') else (DIGITS, flags)
+  done = command('train', *first, f'--workdir={workdir}', *SMALL, *last, devices=devices)
+  assert done.returncode == 2, done.stderr
+  assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+  assert all(word in done.stderr for word in words), done.stderr
+  assert files(run) == before
+  assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.slow
+def test_one_two_and_eight_devices_give_the_same_losses(tmp_path):
+  losses = {}
+  for devices in (1, 2, 8):
+    workdir = tmp_path / str(devices)
+    flags = [
+      '--config.model.dropout=0.1',
+      '--config.training.num_steps=50',
+      '--config.logging.every_steps=1',
+    ]
+    done = command('train', *DIGITS, f'--workdir={workdir}', *flags, devices=devices)
+    assert done.returncode == 0, done.stderr
+    losses[devices] = [row['loss'] for row in read(workdir / 'metrics.jsonl') if 'loss' in row]
+    assert len(losses[devices]) == 50
+  np.testing.assert_allclose(losses[2], losses[1], rtol=1e-5)
+  np.testing.assert_allclose(losses[8], losses[1], rtol=1e-5)
+
+
+def start(workdir, *flags):
+  return subprocess.Popen(
+    [
+      sys.executable,
+      '-m',
+      'experiments.train',
+      *DIGITS,
+      f'--workdir={workdir}',
+      *flags,
+    ],
+    cwd=ROOT,
+    env={**os.environ, 'JAX_NUM_CPU_DEVICES': '1'},
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def wait_for_step(workdir, step):
+  """Until metrics.jsonl tells of that step."""
+  deadline = time.monotonic() + 300
+  while time.monotonic() < deadline:
+    if any(row['step'] >= step for row in read(workdir / 'metrics.jsonl')):
+      return
+    time.sleep(0.05)
+  raise TimeoutError(f'{workdir} did not reach step {step}')
+
+
+@pytest.mark.slow
+def test_a_unet_interrupted_three_ways_ends_bit_identical(tmp_path):
+  flags = [
+    '--config.model.dropout=0.1',
+    '--config.training.num_steps=60',
+    '--config.logging.every_steps=5',
+    '--config.checkpoint.every_steps=20',
+  ]
+  whole, broken = tmp_path / 'whole', tmp_path / 'broken'
+  done = command('train', *DIGITS, f'--workdir={whole}', *flags)
+  assert done.returncode == 0, done.stderr
+  for signum, step, code in (
+    (signal.SIGINT, 5, 130),
+    (signal.SIGTERM, 20, 143),
+    (signal.SIGKILL, 45, -9),
+  ):
+    process = start(broken, *flags)
+    wait_for_step(broken, step)
+    process.send_signal(signum)
+    _, words = process.communicate(timeout=120)
+    assert process.returncode == code, words
+  done = command('train', *DIGITS, f'--workdir={broken}', *flags)
+  assert done.returncode == 0, done.stderr
+  for ema in (True, False):
+    ends = [load_run(workdir, ema=ema).params for workdir in (whole, broken)]
+    jax.tree.map(np.testing.assert_array_equal, *ends)
+  assert (whole / 'metrics.jsonl').read_bytes() == (broken / 'metrics.jsonl').read_bytes()
+
+
+@pytest.mark.slow
+def test_the_ddpm_recipe_takes_twenty_steps_on_real_cifar10(tmp_path):
+  workdir = tmp_path / 'cifar10'
+  config = ['--config=configs/cifar10.py', f'--workdir={workdir}']
+  flags = [
+    '--config.dataset.batch_size=4',
+    '--config.logging.every_steps=1',
+    '--config.logging.preview_every_steps=1000000',
+    '--config.evaluation.batch_size=4',
+    '--config.evaluation.every_steps=1000000',
+    '--config.checkpoint.every_steps=10',
+    '--config.sampler.num_steps=2',
+  ]
+  for num_steps in (10, 20):
+    done = command('train', *config, *flags, f'--config.training.num_steps={num_steps}')
+    assert done.returncode == 0, done.stderr
+  assert 'going on from step 10' in done.stdout
+  losses = [row['loss'] for row in read(workdir / 'metrics.jsonl') if 'loss' in row]
+  # The last convolution begins at zero: the first loss is that of predicting no noise, about 1.
+  assert len(losses) == 20 and abs(losses[0] - 1) < 0.1 and np.isfinite(losses).all()
+  drawn = command('sample', f'--workdir={workdir}', '--num=4')
+  assert drawn.returncode == 0, drawn.stderr
+  with np.load(workdir / 'samples.npz') as archive:
+    assert archive['arr_0'].shape == (4, 32, 32, 3) and 'arr_1' not in archive
