@@ -4,7 +4,8 @@ from ddpm_jax.samplers.ancestral import ancestral
 from ddpm_jax.samplers.ddim import ddim
 from ddpm_jax.samplers.grids import TIME_GRIDS, time_grid
 from ddpm_jax.samplers.guidance import classifier_free, clip_x0
-from ddpm_jax.samplers.sampler import Sampler, State, Step, prior_sample, sample
+from ddpm_jax.samplers.noise import NOISES, Noise, Step
+from ddpm_jax.samplers.sampler import Sampler, State, num_evaluations, prior_sample, sample
 
 SAMPLERS = {
   'ancestral': ancestral,
@@ -12,8 +13,10 @@ SAMPLERS = {
 }
 
 __all__ = [
+  'NOISES',
   'SAMPLERS',
   'TIME_GRIDS',
+  'Noise',
   'Sampler',
   'State',
   'Step',
@@ -21,6 +24,7 @@ __all__ = [
   'classifier_free',
   'clip_x0',
   'ddim',
+  'num_evaluations',
   'prior_sample',
   'sample',
   'time_grid',

@@ -6,7 +6,8 @@ from ddpm_jax.diffusion.parameterization import Denoiser
 from ddpm_jax.diffusion.process import VARIANCES, reverse
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.errors import choose
-from ddpm_jax.samplers.sampler import Noise, Sampler, State, Step, start
+from ddpm_jax.samplers.noise import Noise, Step
+from ddpm_jax.samplers.sampler import Sampler, State, start
 
 
 def ancestral(variance: str = 'small') -> Sampler:
@@ -26,4 +27,4 @@ def ancestral(variance: str = 'small') -> Sampler:
     xs = reverse(schedule, denoised, state.x, step.s, step.t, variance)
     return State(xs.sample(noise(step.t, step.s)), denoised.x0)
 
-  return Sampler(start, update)
+  return Sampler(start, update, stochastic=True)

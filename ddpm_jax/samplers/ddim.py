@@ -8,7 +8,9 @@ from ddpm_jax.diffusion.parameterization import Denoiser
 from ddpm_jax.diffusion.process import fresh_noise
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.errors import InputError
-from ddpm_jax.samplers.sampler import Noise, Sampler, State, Step, start
+from ddpm_jax.samplers.formulas import eps_of, place
+from ddpm_jax.samplers.noise import Noise, Step
+from ddpm_jax.samplers.sampler import Sampler, State, start
 
 
 def ddim(eta: float = 0.0) -> Sampler:
@@ -31,11 +33,10 @@ def ddim(eta: float = 0.0) -> Sampler:
   ) -> State:
     t, s = step.t, step.s
     denoised = denoiser(state.x, t)
-    eps = (state.x - schedule.alpha(t) * denoised.x0) / schedule.sigma(t)
-    if not eta:
-      return State(schedule.alpha(s) * denoised.x0 + schedule.sigma(s) * eps, denoised.x0)
-    r = fresh_noise(schedule, s, t)
-    mixed = jnp.sqrt(1 - eta**2 * r) * eps + eta * jnp.sqrt(r) * noise(t, s)
-    return State(schedule.alpha(s) * denoised.x0 + schedule.sigma(s) * mixed, denoised.x0)
+    eps = eps_of(schedule, state.x, denoised.x0, t)
+    if eta:
+      r = fresh_noise(schedule, s, t)
+      eps = jnp.sqrt(1 - eta**2 * r) * eps + eta * jnp.sqrt(r) * noise(t, s)
+    return State(place(schedule, denoised.x0, eps, s), denoised.x0)
 
-  return Sampler(start, update)
+  return Sampler(start, update, stochastic=eta > 0)

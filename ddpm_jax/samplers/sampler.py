@@ -5,7 +5,8 @@
 
 A state is a NamedTuple that begins with x and x0, the last prediction. Times decrease, each with
 sigma > 0; the last step, to data itself, is the denoiser's x0, taken here once for all samplers.
-Hence a run over N times costs N evaluations for a sampler with one evaluation a step.
+Hence a run over N times costs N evaluations for a sampler with one evaluation a step
+(`num_evaluations`).
 """
 
 from __future__ import annotations
@@ -22,23 +23,29 @@ from ddpm_jax.diffusion.process import prior
 from ddpm_jax.diffusion.schedules import Schedule, Time
 from ddpm_jax.errors import choose
 from ddpm_jax.keys import for_purpose
-
-Noise = Callable[..., Array]
-
-
-class Step(NamedTuple):
-  """From time t to time s; `index` counts the steps from 0."""
-
-  t: Array
-  s: Array
-  index: Array
+from ddpm_jax.samplers.noise import NOISES, Noise, Step
 
 
 class Sampler(NamedTuple):
-  """init(schedule, times, xT) -> state; update(schedule, denoiser, state, step, noise) -> state."""
+  """A pair of pure functions, and what is known of them.
+
+  Attributes:
+    init: (schedule, times, xT) -> state.
+    update: (schedule, denoiser, state, step, noise) -> state.
+    order: of convergence to the probability flow; for a stochastic one, weakly, to the data.
+    evaluations: of the denoiser, in each update.
+    startup: evaluations beyond those, in the first updates together.
+    stochastic: whether it draws noise.
+    between: whether it asks for times between those of the grid, which a chain may not have.
+  """
 
   init: Callable[[Schedule, Array, Array], Any]
   update: Callable[[Schedule, Denoiser, Any, Step, Noise], Any]
+  order: int = 1
+  evaluations: int = 1
+  startup: int = 0
+  stochastic: bool = False
+  between: bool = False
 
 
 class State(NamedTuple):
@@ -101,24 +108,10 @@ def sample(
   return x, jnp.concatenate(parts)
 
 
-def white(keys: Array, like: Array, step: Step) -> Noise:
-  """Independent standard normals for each step: noise(t, s, draw=0), like the batch."""
-
-  def noise(t: Time, s: Time, draw: int = 0) -> Array:
-    del t, s
-
-    def example(key: Array) -> Array:
-      key = jax.random.fold_in(jax.random.fold_in(key, step.index), draw)
-      return jax.random.normal(key, like.shape[1:], like.dtype)
-
-    return jax.vmap(example)(for_purpose(keys, 'sampler'))
-
-  return noise
-
-
-NOISES = {
-  'white': white,
-}
+def num_evaluations(sampler: Sampler, num_times: int) -> int:
+  """How often `sample` evaluates the denoiser: N - 1 updates, their start, the step to data."""
+  updates = num_times - 1
+  return updates * sampler.evaluations + (sampler.startup if updates else 0) + 1
 
 
 def prior_sample(schedule: Schedule, t: Time, keys: Array, shape: tuple[int, ...]) -> Array:

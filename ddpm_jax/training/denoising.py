@@ -9,7 +9,13 @@ from jax import Array
 from ddpm_jax import models
 from ddpm_jax.config import Config
 from ddpm_jax.diffusion.parameterization import Denoiser, make_denoiser
-from ddpm_jax.samplers import classifier_free, clip_x0, prior_sample, sample
+from ddpm_jax.samplers import (
+  classifier_free,
+  clip_x0,
+  num_evaluations,
+  prior_sample,
+  sample,
+)
 
 if TYPE_CHECKING:  # it imports this module
   from ddpm_jax.training.experiment import Experiment
@@ -40,7 +46,7 @@ def evaluations(experiment: Experiment) -> int:
   """How often the network is evaluated for each sample; guidance doubles it."""
   wanted = experiment.config.sampler
   guided = experiment.dataset.num_classes is not None and wanted.guidance != 1
-  return wanted.num_steps * (2 if guided else 1)
+  return num_evaluations(experiment.sampler, wanted.num_steps) * (2 if guided else 1)
 
 
 def describe(config: Config) -> str:

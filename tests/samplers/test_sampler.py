@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from ddpm_jax.errors import InputError
-from ddpm_jax.samplers import SAMPLERS, Step, ddim, prior_sample, sample, time_grid
-from ddpm_jax.samplers.sampler import NOISES
+from ddpm_jax.samplers import NOISES, SAMPLERS, Step, ddim, prior_sample, sample, time_grid
 
 # A noisy member of each family.
 EVERY = {
