@@ -22,13 +22,12 @@ def get_config() -> ConfigDict:
   config.model.num_res_blocks = 1
   config.model.attention_resolutions = (4,)
   config.model.dropout = 0.0
-  config.model.learn_variance = True
 
-  config.schedule.name = 'linear'
-  config.schedule.num_steps = 1000
+  config.schedule.name = 'learned'
+  config.schedule.log_snr_max = 8.0
   config.parameterization.name = 'v'
+  config.parameterization.noise_label = 'log_snr'
   config.loss.name = 'variational'
-  config.loss.variance = 'fraction'
 
   config.optimizer.name = 'adam'
   config.optimizer.learning_rate = 2e-3
@@ -40,11 +39,12 @@ def get_config() -> ConfigDict:
   config.training.num_steps = 2000
 
   config.sampler.name = 'ancestral'
-  config.sampler.variance = 'fraction'
   config.sampler.num_steps = 100
 
   config.evaluation.every_steps = 1000
   config.evaluation.num_samples = 200
+  config.evaluation.likelihoods = ('chain', 'continuous', 'ode')
+  config.evaluation.decoder = 'categorical'
   config.checkpoint.every_steps = 1000
   config.logging.every_steps = 20
   config.logging.preview_every_steps = 1000

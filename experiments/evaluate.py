@@ -7,19 +7,29 @@ Reads samples.npz of experiments.sample; where those are guided, draws as many w
 """
 
 import dataclasses
-import functools
 import json
 import pathlib
 import time
+from typing import Any
 
 import rich
 from absl import flags
+from jax import Array
 
-from ddpm_jax.errors import InputError
+from ddpm_jax.diffusion.parameterization import Denoiser
+from ddpm_jax.diffusion.schedules import Schedule
+from ddpm_jax.errors import InputError, choose
 from ddpm_jax.evaluation import evidence, report
 from ddpm_jax.evaluation.batching import evenly
 from ddpm_jax.evaluation.gallery import COLUMNS, by_class
-from ddpm_jax.evaluation.likelihood import make_bits, split_bits
+from ddpm_jax.evaluation.likelihood import (
+  DECODERS,
+  LIKELIHOODS,
+  Bits,
+  Settings,
+  make_bits,
+  split_bits,
+)
 from ddpm_jax.evaluation.progress import progress
 from ddpm_jax.evaluation.sampling import (
   Samples,
@@ -34,6 +44,11 @@ from ddpm_jax.training.pictures import grid, write_png
 from experiments import cli
 
 WORKDIR = flags.DEFINE_string('workdir', None, "The run's folder.", required=True)
+LIKELIHOOD = flags.DEFINE_list(
+  'likelihood',
+  None,
+  "What bits/dim are measured by, of chain, continuous and ode; unset: the config's.",
+)
 EXACT = flags.DEFINE_bool('exact', False, 'Sum the bound over every time, not a draw of some.')
 VARIANCE = flags.DEFINE_enum(
   'variance',
@@ -59,8 +74,9 @@ def main() -> None:
       report.sample_figures(group, real) for group in (samples, *unguided(workdir, run, samples))
     ],
     'real': report.real_figures(real),
-    'bits_per_dim': BOUNDS[run.experiment.kind.name](experiment, run, workdir)
-    | report.baseline_figures(experiment.dataset),
+    'loss': run.config.loss.name,
+    'bits_per_dim': bits_figures(experiment, run, workdir),
+    'baselines': report.baseline_figures(experiment.dataset),
   }
   path = workdir / 'report.json'
   path.write_text(json.dumps(figures, indent=2) + '\n')
@@ -113,66 +129,68 @@ def unguided(workdir: pathlib.Path, run: Run, samples: Samples) -> list[Samples]
   return [plain]
 
 
-def chain_bound(experiment: Experiment, run: Run, workdir: pathlib.Path) -> report.Figures:
-  """The test split's bits/dim by the variational bound of the chain, and how they were found."""
+def denoiser_bits(
+  experiment: Experiment, run: Run, workdir: pathlib.Path
+) -> dict[str, tuple[Bits, str]]:
+  """Each likelihood asked for, as a function and in words."""
   del workdir
-  config, dataset = experiment.config, experiment.dataset
-  learned = getattr(experiment.module, 'learn_variance', False)
-  variance = VARIANCE.value or ('fraction' if learned else 'large')
-  if variance == 'fraction' and not learned:
+  wanted, num_levels = experiment.config.evaluation, experiment.dataset.num_levels
+  learns = getattr(experiment.module, 'learn_variance', False)
+  usual = 'small' if experiment.config.loss.name == 'variational' else 'large'
+  variance = VARIANCE.value or ('fraction' if learns else usual)
+  if variance == 'fraction' and not learns:
     raise InputError('--variance: this network learned no fraction; choose small or large')
-  strata = None if EXACT.value else config.evaluation.strata
-  bits = make_bits(
-    functools.partial(denoiser, experiment),
-    experiment.schedule,
-    dataset.num_levels,
-    conditional=dataset.num_classes is not None,
+  how = Settings(
+    decoder=DECODERS[wanted.decoder](num_levels),
     variance=variance,
-    strata=strata,
+    strata=None if EXACT.value else wanted.strata,
   )
-  with progress('test bits/dim', 2 * len(dataset.test)) as advance:
-    estimate = split_bits(
-      bits,
-      run.params,
-      dataset.test,
-      seed=config.seed,
-      batch_size=config.evaluation.batch_size,
-      advance=advance,
-    )
-  steps = experiment.schedule.num_steps
-  how = f'the bound at {strata or "all"} of {steps} times for each image, '
-  how += f'{estimate.replicates} replicates'
-  how += ', given the label' if dataset.num_classes is not None else ''
+
+  def make(schedule: Schedule, params: Any, cond: dict[str, Array]) -> Denoiser:
+    return denoiser(dataclasses.replace(experiment, schedule=schedule), params, cond)
+
+  rows = {}
+  for name in LIKELIHOOD.value or wanted.likelihoods:
+    entry = choose(LIKELIHOODS, name, '--likelihood')(run.schedule, how)
+    conditional = experiment.dataset.num_classes is not None
+    rows[name] = make_bits(make, entry, num_levels, conditional=conditional), entry.how
+  return rows
+
+
+def autoencoder_bits(
+  experiment: Experiment, run: Run, workdir: pathlib.Path
+) -> dict[str, tuple[Bits, str]]:
+  """Both of an autoencoder's bounds; also draws its reconstructions."""
+  draws, split = experiment.config.evaluation.draws, experiment.dataset.test
+  images = evidence.pairs(experiment, run.params, evenly(split, 5 * COLUMNS), COLUMNS)
+  write_png(workdir / 'samples' / 'reconstructions.png', grid(images, COLUMNS))
   return {
-    **estimate._asdict(),
-    'how': f"{how}; reverse variance '{variance}'",
-    'variance': variance,
+    name: (evidence.make_evidence_bits(experiment, name, draws), f'{draws} draws for each image')
+    for name in evidence.BOUNDS
   }
 
 
-def evidence_bounds(experiment: Experiment, run: Run, workdir: pathlib.Path) -> report.Figures:
-  """The test split's bits/dim by an autoencoder's bounds; also draws its reconstructions."""
-  config, split = experiment.config, experiment.dataset.test
-  draws, found = config.evaluation.draws, {}
-  for name in evidence.BOUNDS:
-    bits = evidence.make_evidence_bits(experiment, name, draws)
-    with progress(f'test bits/dim, {name}', 2 * len(split)) as advance:
-      found[name] = split_bits(
+BITS = {'denoiser': denoiser_bits, 'autoencoder': autoencoder_bits}
+
+
+def bits_figures(experiment: Experiment, run: Run, workdir: pathlib.Path) -> report.Figures:
+  """The test split's bits/dim by every measure, and how each was found."""
+  config, dataset = experiment.config, experiment.dataset
+  given = ', given the label' if dataset.num_classes is not None else ''
+  found = {}
+  for name, (bits, how) in BITS[experiment.kind.name](experiment, run, workdir).items():
+    with progress(f'test bits/dim, {name}', 2 * len(dataset.test)) as advance:
+      estimate = split_bits(
         bits,
         run.params,
-        split,
+        dataset.test,
         seed=config.seed,
         batch_size=config.evaluation.batch_size,
         advance=advance,
       )
-  images = evidence.pairs(experiment, run.params, evenly(split, 5 * COLUMNS), COLUMNS)
-  write_png(workdir / 'samples' / 'reconstructions.png', grid(images, COLUMNS))
-  how = f'importance-weighted over {draws} draws of z for each image'
-  how += ', given the label' if experiment.dataset.num_classes is not None else ''
-  return {**found['iwae']._asdict(), 'how': how, 'elbo': found['elbo']._asdict()}
-
-
-BOUNDS = {'denoiser': chain_bound, 'autoencoder': evidence_bounds}
+    how = f'{how}, {estimate.replicates} replicates{given}'
+    found[name] = {**estimate._asdict(), 'how': how}
+  return found
 
 
 if __name__ == '__main__':

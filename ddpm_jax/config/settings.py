@@ -82,6 +82,9 @@ class Model(Choice):
 class Schedule(Choice):
   """How much noise there is at each time."""
 
+  zero_terminal_snr: bool = setting(False, "shift and scale a chain's alphas so that it ends at 0")
+  continuous: bool = setting(False, 'read a chain in continuous time, log-SNR linear between')
+
 
 @dataclasses.dataclass(frozen=True)
 class Parameterization(Choice):
@@ -142,6 +145,8 @@ class Evaluation:
   batch_size: int = setting(256, 'examples or samples at a time, over all devices', at_least=1)
   num_samples: int = setting(1000, 'samples that experiments.sample draws', at_least=1)
   strata: int = setting(8, 'times drawn for each example by the stratified bound', at_least=1)
+  likelihoods: tuple[str, ...] = setting(('chain',), 'what bits/dim are measured by')
+  decoder: str = setting('discretized', 'from the first noise level to pixels')
   draws: int = setting(100, "latents drawn for each example by an autoencoder's bounds", at_least=1)
 
 

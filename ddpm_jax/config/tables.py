@@ -50,6 +50,7 @@ def all_tables() -> Tables:
   # Here and not above: training and data read this module.
   from ddpm_jax import data, losses, models, samplers
   from ddpm_jax.diffusion import parameterization, schedules
+  from ddpm_jax.evaluation import likelihood
   from ddpm_jax.training import optimizers, parallel
 
   groups = {
@@ -66,6 +67,8 @@ def all_tables() -> Tables:
     'optimizer.lr_schedule': optimizers.LR_SCHEDULES,
     'sampler.grid': samplers.TIME_GRIDS,
     'parallel.mode': parallel.PARALLEL,
+    'evaluation.likelihoods': likelihood.LIKELIHOODS,
+    'evaluation.decoder': likelihood.DECODERS,
   }
   return Tables(groups, options)
 

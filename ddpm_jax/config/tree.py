@@ -98,7 +98,8 @@ def read_settings(
   for name, value in found.items():
     options = tables.options.get(f'{where}.{name}'.removeprefix('config.'))
     if options is not None and value is not None:
-      choose(options, value, f'{where}.{name}')
+      for choice in value if isinstance(value, tuple) else (value,):
+        choose(options, choice, f'{where}.{name}')
   return found
 
 

@@ -14,6 +14,7 @@ from ddpm_jax.diffusion import (
 from ddpm_jax.diffusion.bound import (
   Bound,
   bits_per_dim,
+  categorical,
   density,
   discretized,
   stratified_bound,
@@ -48,6 +49,7 @@ __all__ = [
   'Parameterization',
   'Schedule',
   'bits_per_dim',
+  'categorical',
   'convert',
   'density',
   'diagnostics',

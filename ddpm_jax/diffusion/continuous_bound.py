@@ -14,6 +14,8 @@ Reference: Kingma et al. 2021, https://arxiv.org/abs/2107.00630, equations 17 an
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,6 +34,9 @@ from ddpm_jax.diffusion.gaussian import Gaussian
 from ddpm_jax.diffusion.parameterization import Denoiser
 from ddpm_jax.diffusion.process import Denoised, q_sample
 from ddpm_jax.diffusion.schedules import Discrete, Schedule
+
+# (schedule, share in [0, 1]) -> (t, ½ |dSNR / dshare|), both scalars.
+Law = Callable[[Schedule, Array], tuple[Array, Array]]
 
 
 def continuous_bound(
@@ -102,9 +107,14 @@ def integrated_terms(
 
 
 def continuous_term(
-  schedule: Schedule, denoiser: Denoiser, x0: Array, share: Array, eps: Array
+  schedule: Schedule,
+  denoiser: Denoiser,
+  x0: Array,
+  share: Array,
+  eps: Array,
+  law: Law | None = None,
 ) -> Array:
-  """½ (1 + SNR) |x0 - x0_hat|² times the range of log(1 + SNR): (B,).
+  """½ |dSNR / dshare| |x0 - x0_hat|²: (B,).
 
   Over `share` uniform in [0, 1] its mean is the integral of the KLs.
 
@@ -112,15 +122,35 @@ def continuous_term(
     schedule: continuous.
     denoiser: of x0.
     x0: (B, …).
-    share: (B,), how much of the range of log(1 + SNR) lies between t_max and the noise level.
+    share: (B,), how much of the way from t_max to t_min lies before the noise level.
     eps: the noise, like x0.
+    law: what the way is measured in; `even_in_cost` if not given.
+  """
+  t, weight = jax.vmap(law or even_in_cost, (None, 0))(schedule, share)
+  xt = jax.vmap(q_sample, (None, 0, 0, 0))(schedule, x0, t, eps)
+  errors = jnp.square(denoiser(xt, t).x0 - x0)
+  return weight * jax.vmap(jnp.sum)(errors)
+
+
+def even_in_cost(schedule: Schedule, share: Array) -> tuple[Array, Array]:
+  """The time at a share of the range of log(1 + SNR), and ½ |dSNR / dshare| = ½ range (1 + SNR).
+
+  The integrand is constant for standard normal data, whatever the schedule.
   """
   low, high = cost_range(schedule)
   cost = low + share * (high - low)
-  t = jax.vmap(schedule.time)(log_snr_of(cost))
-  xt = jax.vmap(q_sample, (None, 0, 0, 0))(schedule, x0, t, eps)
-  errors = jnp.square(denoiser(xt, t).x0 - x0)
-  return 0.5 * (high - low) * jnp.exp(cost) * jax.vmap(jnp.sum)(errors)
+  return schedule.time(log_snr_of(cost)), 0.5 * (high - low) * jnp.exp(cost)
+
+
+def even_in_time(schedule: Schedule, share: Array) -> tuple[Array, Array]:
+  """The time at a share of [t_min, t_max], and ½ |dSNR / dshare|.
+
+  How much the integrand varies is then the schedule's doing: see `Learned.log_density`.
+  """
+  length = schedule.t_max - schedule.t_min
+  t = schedule.t_max - share * length
+  log_snr, rate = jax.jvp(schedule.log_snr, (t,), (jnp.ones_like(t),))
+  return t, -0.5 * length * rate * jnp.exp(log_snr)
 
 
 def cost_range(schedule: Schedule) -> tuple[Array, Array]:

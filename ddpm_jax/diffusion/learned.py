@@ -1,8 +1,11 @@
 """The learned schedule: a monotone network between two learned ends of the log-SNR.
 
-Its leaves train. `parameters(schedule)` are what a training state keeps as params['schedule'], and
-a loss begins with `schedule = bind(problem.schedule, params['schedule'])`, so that grad reaches
-them; what samples or evaluates binds the same branch of the checkpoint.
+Its leaves train. `parameters(schedule)` are what a training state keeps as params['schedule']; the
+train step gives each loss the schedule with these for its leaves (`bind`), so that grad reaches
+them, and what samples or evaluates binds the same branch of the checkpoint.
+
+The ends train on the bound. What lies between them leaves the bound in continuous time as it is,
+and trains on the variance of its estimator.
 """
 
 from __future__ import annotations
@@ -19,6 +22,9 @@ from jax import Array
 from ddpm_jax.diffusion.continuous import Continuous, as_float, check_increasing
 
 AnySchedule = TypeVar('AnySchedule')
+
+INSIDE = ('heights', 'slopes', 'offsets')
+ENDS = ('log_snr_max', 'log_snr_min')
 
 
 @flax.struct.dataclass
@@ -58,6 +64,22 @@ class Learned(Continuous):
     first = jnp.maximum(self.log_snr_max, self.log_snr_min)
     last = jnp.minimum(self.log_snr_max, self.log_snr_min)
     return (1 - share) * first + share * last
+
+  def log_density(self, log_snr: Array) -> Array:
+    """-log |d log_snr / dt| at the time of a log-SNR: its log-density where t is uniform.
+
+    With f = ½ |dSNR / dt| |x0 - x0_hat|² the bound's integrand, E f² over t is ∫ φ² / p d log_snr,
+    p the density and φ = p f a function of the noise level alone. Its gradient in what makes p is
+    -E f² ∇ log p, at fixed log_snr: the network's own derivatives are not asked.
+    """
+    t = self.time(log_snr)
+    return -jnp.log(-jax.jvp(self.log_snr, (t,), (jnp.ones_like(t),))[1])
+
+  def fixed(self, names: tuple[str, ...]) -> Learned:
+    """The same, without derivatives in the leaves of those names: INSIDE or ENDS."""
+    return self.replace(  # pyrefly: ignore
+      **{name: jax.lax.stop_gradient(getattr(self, name)) for name in names}
+    )
 
   def inverse(self, log_snr: Array) -> Array:
     """Bisection, then one step of Newton's method, through which the derivatives are exact."""
@@ -102,8 +124,7 @@ def parameters(schedule: Any) -> dict[str, Array]:
   """What of a schedule trains, by name: all leaves of a learned one, else none."""
   if not isinstance(schedule, Learned):
     return {}
-  names = ('log_snr_max', 'log_snr_min', 'heights', 'slopes', 'offsets')
-  return {name: getattr(schedule, name) for name in names}
+  return {name: getattr(schedule, name) for name in ENDS + INSIDE}
 
 
 def bind(schedule: AnySchedule, params: Mapping[str, Array]) -> AnySchedule:

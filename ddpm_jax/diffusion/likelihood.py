@@ -19,8 +19,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ddpm_jax.diffusion.bound import example_keys
+from ddpm_jax.diffusion.bound import Decoder, example_keys, normals
+from ddpm_jax.diffusion.continuous_bound import continuous_reconstruction
 from ddpm_jax.diffusion.parameterization import Denoiser
+from ddpm_jax.diffusion.process import q_marginal, q_sample
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.diffusion.sde import probability_flow
 
@@ -164,6 +166,52 @@ def largest_rms(state: tuple[Array, Array]) -> Array:
   """The larger root mean square of the two: nats count as much as all of the example together."""
   squares = [jnp.mean(jnp.square(leaf)) for leaf in jax.tree.leaves(state)]
   return jnp.sqrt(jnp.maximum(*squares))
+
+
+def noised_log_prob(
+  schedule: Schedule,
+  denoiser: Denoiser,
+  x0: Array,
+  key: Array,
+  *,
+  prior: Callable[[Array], Array],
+  decoder: Decoder,
+  divergence: str,
+  index: Array | None = None,
+  **solver_settings,
+) -> Array:
+  """log p(x1) + log p(x0 | x1) - log q(x1 | x0) at one draw of x1 ~ q(x1 | x0), x1 at t_min.
+
+  The path itself dequantizes: p(x0) = ∫ p(x1) p(x0 | x1) dx1, with the ODE's density at t_min, of
+  pixels too where the decoder is one of pixels. So the average over draws is at most log p(x0)
+  (Jensen), and every draw is log p(x0) where p(x0 | x1) is the posterior. In nats, (B,).
+
+  Args:
+    schedule: a continuous path.
+    denoiser: a network's or an oracle's.
+    x0: the data (B, …).
+    key: of the draws and probes.
+    prior: one example at t_max -> its log-density in nats.
+    decoder: p(x0 | x1), as for `continuous_bound`.
+    divergence: an argument of `encode`.
+    index: (B,), each example's number.
+    **solver_settings: solver, rtol, atol, max_steps.
+  """
+  of_noise, of_probes = jax.random.split(key)
+  eps = normals(example_keys(of_noise, x0, index), 0, x0)
+  x1 = q_sample(schedule, x0, schedule.t_min, eps)
+  density = log_likelihood(
+    schedule,
+    denoiser,
+    x1,
+    prior=prior,
+    divergence=divergence,
+    key=of_probes,
+    index=index,
+    **solver_settings,
+  )
+  noise = jax.vmap(lambda x0, x1: q_marginal(schedule, x0, schedule.t_min).log_prob(x1))(x0, x1)
+  return density - continuous_reconstruction(schedule, denoiser, x0, eps, decoder) - noise
 
 
 def dequantize(image: Array, levels: int, key: Array) -> Array:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import flax.struct
 import jax
@@ -203,13 +203,6 @@ def correlated(mean: ArrayLike, covariance: ArrayLike) -> CorrelatedGaussian:
   )
 
 
-class Estimate(NamedTuple):
-  """A Monte Carlo mean and its standard error."""
-
-  value: Array
-  error: Array
-
-
 @jax.tree_util.register_pytree_node_class
 class GaussianMixture(Oracle):
   """Data x0 ~ Σ_k weights_k N(means_k, covariances_k), K components in d dimensions.
@@ -296,13 +289,6 @@ class GaussianMixture(Oracle):
   def log_prob(self, x: Array) -> Array:
     """log Σ w_k N(x; mean_k, covariance_k), in nats."""
     return jax.nn.logsumexp(self.log_joint(x))
-
-  def entropy(self, key: Array, num_samples: int) -> Estimate:
-    """-E log q(x0) by Monte Carlo, in nats, with its standard error."""
-    nats = -jax.vmap(lambda key: self.log_prob(self.sample(key)))(
-      jax.random.split(key, num_samples)
-    )
-    return Estimate(jnp.mean(nats), jnp.std(nats, ddof=1) / math.sqrt(num_samples))
 
   def quadrature_entropy(self, num_points: int = 4001) -> Array:
     """-∫ q log q in nats, for d = 1: the trapezoid rule, to 12 deviations beyond every mean.

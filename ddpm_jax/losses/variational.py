@@ -19,10 +19,11 @@ from ddpm_jax.diffusion.bound import (
   normals,
   prior_term,
 )
-from ddpm_jax.diffusion.continuous_bound import continuous_term
+from ddpm_jax.diffusion.continuous_bound import continuous_term, even_in_cost, even_in_time
+from ddpm_jax.diffusion.learned import ENDS, INSIDE, Learned
 from ddpm_jax.diffusion.parameterization import Denoiser, split_variance, to_x0
 from ddpm_jax.diffusion.process import Denoised, q_sample
-from ddpm_jax.diffusion.schedules import Discrete, Schedule, Time, bind
+from ddpm_jax.diffusion.schedules import Discrete, Schedule, Time
 from ddpm_jax.keys import Keys, for_purpose
 from ddpm_jax.losses.problem import LossOutput, Problem, apply_network, noise_like
 from ddpm_jax.losses.time_laws import uniforms
@@ -44,12 +45,14 @@ def variational(
   batch_size parts; in continuous time the term is that of `continuous_bound`. Weight, law of t and
   distance are the bound's own, those of the config unused.
 
-  Reference: Kingma et al. 2021, https://arxiv.org/abs/2107.00630, equation 11.
+  A learned schedule's times are even in t: its ends train on the bound, the rest on the variance.
+
+  Reference: Kingma et al. 2021, https://arxiv.org/abs/2107.00630, equation 11 and section 6.2.
 
   Args:
     variance: of a chain's reverse steps, a key of VARIANCES; 'fraction' trains the learned one.
   """
-  schedule = bind(problem.schedule, params['schedule'])
+  schedule, inside = trained_parts(problem.schedule)
   problem = dataclasses.replace(problem, schedule=schedule)
   x0, eps = batch['image'], noise_like(batch['image'], keys)
   place = batch['index'] % problem.batch_size + uniforms(keys.step, batch['index'])
@@ -58,7 +61,8 @@ def variational(
   if isinstance(schedule, Discrete):
     steps = chain_term(schedule, denoiser, x0, share, eps, variance)
   else:
-    steps = continuous_term(schedule, denoiser, x0, share, eps)
+    law = even_in_cost if inside is None else even_in_time
+    steps = continuous_term(schedule, denoiser, x0, share, eps, law)
   last = normals(for_purpose(keys.examples, 'bound'), 0, x0)
   parts = {
     'prior': jax.vmap(prior_term, (None, 0, None))(schedule, x0, schedule.t_max),
@@ -67,7 +71,31 @@ def variational(
   }
   parts = {name: nats / x0[0].size for name, nats in parts.items()}
   values = parts['prior'] + parts['steps'] + parts['reconstruction']
+  if inside is not None:
+    values += without_value(square_gradient(inside, parts['steps'], share))
   return LossOutput(values, parts, state)
+
+
+def trained_parts(schedule: Schedule) -> tuple[Schedule, Learned | None]:
+  """A learned schedule whose ends alone train, and one of which the rest alone does."""
+  if not isinstance(schedule, Learned):
+    return schedule, None
+  return schedule.fixed(INSIDE), schedule.fixed(ENDS)
+
+
+def square_gradient(schedule: Learned, steps: Array, share: Array) -> Array:
+  """-steps² log p(log_snr), (B,): its mean has the gradient of E steps² in the schedule.
+
+  See `Learned.log_density`; steps and log_snr count as constants.
+  """
+  log_snr = jax.vmap(lambda u: schedule.log_snr(even_in_time(schedule, u)[0]))(share)
+  densities = jax.vmap(schedule.log_density)(jax.lax.stop_gradient(log_snr))
+  return -jnp.square(jax.lax.stop_gradient(steps)) * densities
+
+
+def without_value(x: Array) -> Array:
+  """Zero, with the gradient of x."""
+  return x - jax.lax.stop_gradient(x)
 
 
 def chain_term(

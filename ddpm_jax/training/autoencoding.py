@@ -48,7 +48,7 @@ def describe(config: Config) -> str:
 
 
 def make_heldout(experiment: Experiment) -> Callable[[Any], dict[str, float]]:
-  """Makes heldout(params of the network) -> 'heldout/loss' and the loss's metrics.
+  """Makes heldout(params) -> 'heldout/loss' and the loss's metrics.
 
   The examples are `evaluation.batch_size` of the test split, evenly spaced in it, and each meets
   the same noise whenever it is asked.
@@ -63,7 +63,7 @@ def make_heldout(experiment: Experiment) -> Callable[[Any], dict[str, float]]:
     key = for_purpose(step_key(config.seed, 0), 'heldout')
     keys = Keys(key, example_keys(key, jnp.arange(count)))
     image = data.scale(batch['image'], experiment.dataset.num_levels)
-    output = experiment.loss(problem, {'network': params}, None, {**batch, 'image': image}, keys)
+    output = experiment.loss(problem, params, None, {**batch, 'image': image}, keys)
     return {'loss': jnp.mean(output.values), **jax.tree.map(jnp.mean, output.metrics)}
 
   return lambda params: {f'heldout/{k}': float(v) for k, v in values(params, batch).items()}

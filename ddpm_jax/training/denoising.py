@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from jax import Array
@@ -9,6 +10,7 @@ from jax import Array
 from ddpm_jax import models
 from ddpm_jax.config import Config
 from ddpm_jax.diffusion.parameterization import Denoiser, make_denoiser
+from ddpm_jax.diffusion.schedules import bind
 from ddpm_jax.samplers import (
   classifier_free,
   clip_x0,
@@ -19,6 +21,11 @@ from ddpm_jax.samplers import (
 
 if TYPE_CHECKING:  # it imports this module
   from ddpm_jax.training.experiment import Experiment
+
+
+def bind_schedule(experiment: Experiment, params: dict[str, Any]) -> Experiment:
+  """The experiment with what params['schedule'] has learned of its schedule."""
+  return dataclasses.replace(experiment, schedule=bind(experiment.schedule, params['schedule']))
 
 
 def denoiser(experiment: Experiment, params: Any, cond: dict[str, Array]) -> Denoiser:

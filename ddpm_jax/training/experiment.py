@@ -14,9 +14,14 @@ from jax import Array
 
 from ddpm_jax import data, models
 from ddpm_jax.config import Config
-from ddpm_jax.diffusion import PARAMETERIZATIONS, SCHEDULES, Parameterization
-from ddpm_jax.diffusion.parameterization import Network
-from ddpm_jax.diffusion.schedules import Discrete
+from ddpm_jax.diffusion import PARAMETERIZATIONS, SCHEDULES, Parameterization, Schedule
+from ddpm_jax.diffusion.parameterization import Network, check_invertible
+from ddpm_jax.diffusion.schedules import (
+  Discrete,
+  interpolate,
+  parameters,
+  zero_terminal_snr,
+)
 from ddpm_jax.errors import InputError
 from ddpm_jax.keys import for_purpose
 from ddpm_jax.losses import LOSSES, Loss, Problem, make_factors
@@ -39,7 +44,7 @@ class Kind(NamedTuple):
     generate: (experiment, params, cond, keys) -> samples (B, H, W, C).
     evaluations: experiment -> how often the network is evaluated for each sample.
     describe: config -> how samples are drawn, in words.
-    make_heldout: experiment -> (params of the network -> scalars of held-out examples).
+    make_heldout: experiment -> (params -> scalars of held-out examples).
   """
 
   name: str
@@ -83,7 +88,7 @@ class Experiment:
   config: Config
   kind: Kind
   dataset: data.Dataset
-  schedule: Discrete
+  schedule: Schedule
   parameterization: Parameterization
   module: nn.Module
   network: Network
@@ -92,7 +97,14 @@ class Experiment:
   optimizer: optax.GradientTransformation
   learning_rate: optax.Schedule
   sampler: Sampler
-  times: Array
+
+  @property
+  def times(self) -> Array:
+    """Those that the sampler visits."""
+    wanted = self.config.sampler
+    return (
+      time_grid(wanted.grid, self.schedule, wanted.num_steps) if self.schedule else jnp.zeros(0)
+    )
 
   @property
   def decays(self) -> dict[str, float]:
@@ -113,8 +125,9 @@ def build(config: Config, dataset: data.Dataset | None = None) -> Experiment:
   dataset = dataset or config.dataset.build(data.DATASETS, data.source)
   if not config.dataset.conditional:
     dataset = dataclasses.replace(dataset, num_classes=None)
-  schedule = config.schedule.build(SCHEDULES)
+  schedule = make_schedule(config)
   parameterization = config.parameterization.build(PARAMETERIZATIONS)
+  check_readable(parameterization, schedule)
   module = config.model.build(
     models.MODELS, num_classes=dataset.num_classes, out_channels=dataset.image_shape[-1]
   )
@@ -127,7 +140,7 @@ def build(config: Config, dataset: data.Dataset | None = None) -> Experiment:
   learning_rate = optimizers.learning_rate(
     wanted.lr_schedule, wanted.learning_rate, wanted.warmup_steps, config.training.num_steps
   )
-  return Experiment(
+  experiment = Experiment(
     config=config,
     kind=kind,
     dataset=dataset,
@@ -149,10 +162,42 @@ def build(config: Config, dataset: data.Dataset | None = None) -> Experiment:
     ),
     learning_rate=learning_rate,
     sampler=config.sampler.build(SAMPLERS),
-    times=time_grid(config.sampler.grid, schedule, config.sampler.num_steps)
-    if schedule
-    else jnp.zeros(0),
   )
+  _ = experiment.times  # refuses a grid that the schedule has no times for
+  return experiment
+
+
+CHANGES = {'zero_terminal_snr': zero_terminal_snr, 'continuous': interpolate}
+
+
+def make_schedule(config: Config) -> Any:
+  """The schedule that a config names, changed as it says; None where the model has none.
+
+  Raises:
+    InputError: a change is asked for that is one of discrete chains, or not possible.
+  """
+  wanted = config.schedule
+  schedule = wanted.build(SCHEDULES)
+  for name, change in CHANGES.items():
+    if not getattr(wanted, name):
+      continue
+    if not isinstance(schedule, Discrete):
+      raise InputError(f"config.schedule.{name}: '{wanted.name}' is not a discrete chain")
+    try:
+      schedule = change(schedule)
+    except ValueError as error:
+      raise InputError(f'config.schedule.{name}: {error}') from error
+  return schedule
+
+
+def check_readable(parameterization: Parameterization | None, schedule: Schedule | None) -> None:
+  """Raises InputError where the output says nothing of x0 at the schedule's end."""
+  if parameterization is None or schedule is None:
+    return
+  try:
+    check_invertible(parameterization, schedule)
+  except ValueError as error:
+    raise InputError(f'config.parameterization.name: {error}') from error
 
 
 def check_loss(config: Config, kind: Kind) -> None:
@@ -176,7 +221,7 @@ def init_params(experiment: Experiment) -> dict[str, Any]:
   """The parameters before training, from the config's seed: {'network', 'schedule', 'loss'}."""
   key = for_purpose(jax.random.key(experiment.config.seed), 'init')
   network = models.init_network(experiment.module, key, experiment.dataset.image_shape)
-  return {'network': network, 'schedule': {}, 'loss': {}}
+  return {'network': network, 'schedule': parameters(experiment.schedule), 'loss': {}}
 
 
 def new_state(experiment: Experiment, params: dict[str, Any] | None = None) -> TrainState:

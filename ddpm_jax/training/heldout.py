@@ -14,7 +14,7 @@ from ddpm_jax import data
 from ddpm_jax.diffusion import Schedule, q_sample
 from ddpm_jax.diffusion.parameterization import Denoiser
 from ddpm_jax.keys import example_keys, for_purpose
-from ddpm_jax.training.denoising import denoiser
+from ddpm_jax.training.denoising import bind_schedule, denoiser
 
 if TYPE_CHECKING:  # it imports this module
   from ddpm_jax.training.experiment import Experiment
@@ -23,10 +23,14 @@ LEVELS = 10
 
 
 def levels(schedule: Schedule, count: int = LEVELS) -> np.ndarray:
-  """The times nearest to the centers of `count` equal bins of log-SNR, without repeats."""
+  """The log-SNRs, falling, of the times nearest to the centers of `count` equal bins of log-SNR.
+
+  Bins without a time are left out, and where the SNR ends at zero what is below -20.
+  """
   low, high = schedule.log_snr(schedule.t_max), schedule.log_snr(schedule.t_min)
-  centers = np.linspace(high, low, 2 * count + 1)[1::2]
-  return np.unique(np.asarray(jax.vmap(schedule.time)(jnp.asarray(centers))))
+  centers = np.linspace(high, max(low, -20.0), 2 * count + 1)[1::2]
+  times = np.unique(np.asarray(jax.vmap(schedule.time)(jnp.asarray(centers))))
+  return np.asarray(jax.vmap(schedule.log_snr)(jnp.asarray(times)))
 
 
 def eps_errors(
@@ -42,24 +46,25 @@ def eps_errors(
     keys: (B,): an example meets the same noise at a level whenever it is asked.
   """
 
-  def at(t: Array) -> Array:
-    level_keys = jax.vmap(jax.random.fold_in, (0, None))(for_purpose(keys, 'heldout'), t)
+  def at(level: tuple[Array, Array]) -> Array:
+    number, t = level
+    level_keys = jax.vmap(jax.random.fold_in, (0, None))(for_purpose(keys, 'heldout'), number)
     eps = jax.vmap(lambda key: jax.random.normal(key, x0.shape[1:]))(level_keys)
     xt = jax.vmap(q_sample, (None, 0, None, 0))(schedule, x0, t, eps)
     return jnp.exp(schedule.log_snr(t)) * jnp.mean(jnp.square(denoiser(xt, t).x0 - x0))
 
-  return jax.lax.map(at, times)
+  return jax.lax.map(at, (jnp.arange(times.shape[0]), times))
 
 
 def make_heldout(experiment: Experiment) -> Callable[[Any], dict[str, float]]:
-  """Makes heldout(params of the network) -> scalars.
+  """Makes heldout(params) -> scalars.
 
   'heldout/eps_mse' is the mean over the levels, 'heldout/eps_mse/log_snr_X' that of the level at
   log-SNR X. The examples are `evaluation.batch_size` of the test split, evenly spaced in it.
   """
   schedule, split = experiment.schedule, experiment.dataset.test
-  times = levels(schedule)
-  names = [f'heldout/eps_mse/log_snr_{float(schedule.log_snr(jnp.asarray(t))):.1f}' for t in times]
+  log_snrs = levels(schedule)
+  names = [f'heldout/eps_mse/log_snr_{log_snr:.1f}' for log_snr in log_snrs]
   count = min(len(split), experiment.config.evaluation.batch_size)
   batch = split[np.arange(count) * len(split) // count]
   keys = example_keys(jax.random.key(experiment.config.seed), jnp.arange(count))
@@ -67,8 +72,10 @@ def make_heldout(experiment: Experiment) -> Callable[[Any], dict[str, float]]:
   @jax.jit
   def errors(params: Any, batch: dict[str, Array], keys: Array) -> Array:
     x0 = data.scale(batch['image'], experiment.dataset.num_levels)
-    judged = denoiser(experiment, params, {'label': batch['label']})
-    return eps_errors(schedule, judged, x0, jnp.asarray(times), keys)
+    bound = bind_schedule(experiment, params)
+    judged = denoiser(bound, params['network'], {'label': batch['label']})
+    times = jax.vmap(bound.schedule.time)(jnp.asarray(log_snrs))
+    return eps_errors(bound.schedule, judged, x0, times, keys)
 
   def heldout(params: Any) -> dict[str, float]:
     values = np.asarray(errors(params, batch, keys), np.float64)

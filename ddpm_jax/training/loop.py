@@ -150,7 +150,7 @@ class Report:
       return
     self.complete(self._window.flush())
     begin = time.monotonic()
-    params = one_device(next(iter(state.ema.values()))['network'])
+    params = one_device(next(iter(state.ema.values())))
     if heldout:
       self._writer.write(step, self._heldout(params))
     if preview:

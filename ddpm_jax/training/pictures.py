@@ -17,6 +17,7 @@ from PIL import Image
 from ddpm_jax import data
 from ddpm_jax.keys import example_keys
 from ddpm_jax.training import metrics
+from ddpm_jax.training.denoising import bind_schedule
 from ddpm_jax.training.experiment import Experiment, generate
 
 COLUMNS, ROWS = 10, 4
@@ -24,7 +25,7 @@ SIDE = 64  # pixels: smaller images are enlarged to about this
 
 
 def make_preview(experiment: Experiment) -> Callable[[Any], np.ndarray]:
-  """Makes preview(params of the network) -> a picture, uint8 (H, W, C).
+  """Makes preview(params) -> a picture, uint8 (H, W, C).
 
   The same noise and labels each time: column by column the classes in turn.
   """
@@ -35,7 +36,8 @@ def make_preview(experiment: Experiment) -> Callable[[Any], np.ndarray]:
 
   @jax.jit
   def images(params: Any, cond: dict[str, Array], keys: Array) -> Array:
-    return data.to_uint8(generate(experiment, params, cond, keys))
+    bound = bind_schedule(experiment, params)
+    return data.to_uint8(generate(bound, params['network'], cond, keys))
 
   return lambda params: grid(np.asarray(images(params, cond, keys)), COLUMNS)
 

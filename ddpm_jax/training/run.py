@@ -19,6 +19,7 @@ from ddpm_jax.diffusion.parameterization import Denoiser, Network
 from ddpm_jax.errors import InputError
 from ddpm_jax.training import experiment as experiments
 from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.denoising import bind_schedule
 from ddpm_jax.training.experiment import Experiment
 
 Path = str | os.PathLike[str]
@@ -33,7 +34,8 @@ class Run:
   """A trained network with all that it takes to use it; `generate` takes its parts.
 
   Attributes:
-    experiment: everything built from the run's config; its data set holds shapes, no examples.
+    experiment: everything built from the run's config, and bound to the schedule that it learned,
+      if any; its data set holds shapes, no examples.
     step: the number of updates that `params` have had.
     params: the network's.
   """
@@ -81,7 +83,7 @@ def load_run(workdir: Path, step: int | None = None, ema: bool = True) -> Run:
   empty = data.Arrays(pixels, np.zeros(0, np.int32))
   experiment = experiments.build(config, data.Dataset(train=empty, test=empty, **shape))
   step, params = load_params(experiment, workdir, step, ema)
-  return Run(experiment, step, params['network'])
+  return Run(bind_schedule(experiment, params), step, params['network'])
 
 
 def load_params(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import optax
 from jax import Array
 
 from ddpm_jax import data
+from ddpm_jax.diffusion.schedules import bind
 from ddpm_jax.keys import Keys, example_keys, for_purpose, step_key
 from ddpm_jax.losses import Loss, Problem
 from ddpm_jax.training import ema
@@ -59,7 +61,9 @@ def make_train_step(
     batch = prepare(batch, keys)
 
     def objective(params):
-      output = loss(problem, params, state.loss_state, batch, keys)
+      schedule = bind(problem.schedule, params['schedule'])
+      bound = dataclasses.replace(problem, schedule=schedule)
+      output = loss(bound, params, state.loss_state, batch, keys)
       return jnp.mean(output.values), output
 
     (value, output), grads = jax.value_and_grad(objective, has_aux=True)(state.params)

@@ -56,8 +56,14 @@ def test_samples_without_classes_are_held_against_all_images(digits):
 def test_table_leaves_out_classes_where_there_are_none(labeled):
   share = {'mean': 0.974, 'error': 0.005, 'count': 1000}
   group = {'count': 1000, **RECORD, 'spread_ratio': 0.875, 'nearest_ratio': 1.114}
-  bits = {'mean': 3.0, 'error': 0.01, 'histogram': 2.4, 'gaussian': 2.2, 'how': '', 'variance': ''}
-  figures = {'samples': [group], 'real': {}, 'bits_per_dim': bits}
+  bits = {'mean': 3.0, 'error': 0.01, 'how': 'so'}
+  figures = {
+    'loss': 'simple',
+    'samples': [group],
+    'real': {},
+    'bits_per_dim': {'chain': bits},
+    'baselines': {'histogram': 2.4, 'gaussian': 2.2},
+  }
   if labeled:
     group['read_as_asked'] = figures['real']['read_as_labeled'] = share
   text = shown(figures)

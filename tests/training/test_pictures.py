@@ -36,7 +36,7 @@ def test_a_written_picture_reads_back(tmp_path, channels):
 def test_a_preview_is_a_grid_of_samples_and_the_same_each_time():
   experiment = build(tiny())
   preview = make_preview(experiment)
-  params = new_state(experiment).params['network']
+  params = new_state(experiment).params
   one = preview(params)
   assert one.shape == (4 * 72, 10 * 72, 1) and len(np.unique(one)) > 10
   np.testing.assert_array_equal(one, preview(params))

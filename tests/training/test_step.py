@@ -38,7 +38,8 @@ def new_params():
   def draw(*shape):
     return jnp.asarray(rng.normal(size=shape) / np.sqrt(shape[0]), jnp.float32)
 
-  return {'network': {'in': draw(16, 32), 'time': draw(32), 'out': draw(32, 16)}, 'loss': {}}
+  network = {'in': draw(16, 32), 'time': draw(32), 'out': draw(32, 16)}
+  return {'network': network, 'schedule': {}, 'loss': {}}
 
 
 def batch(step=0):
@@ -108,7 +109,8 @@ def test_gradients_are_those_of_the_mean_over_all_examples(mode, num_devices):
 
   optimizer = optax.sgd(1.0)
   step, _, parallel = make(mode, num_devices, linear, optimizer, flip=False)
-  state = parallel.place_state(init_state({'w': jnp.zeros(16)}, optimizer, averages=tuple(DECAYS)))
+  params = {'w': jnp.zeros(16), 'schedule': {}}
+  state = parallel.place_state(init_state(params, optimizer, averages=tuple(DECAYS)))
   state, metrics = step(state, parallel.place_batch(batch()))
   rows = 2 * batch()['image'].reshape(BATCH, -1) / (LEVELS - 1) - 1
   np.testing.assert_allclose(state.params['w'], -rows.mean(0), atol=1e-6)
