@@ -122,6 +122,7 @@ def variational_bound(
   Returns:
     A Bound with terms of shape (B, N - 1).
   """
+  check_times(times)
   keys = example_keys(key, x0, index)
 
   def term(step: tuple[Array, Array, Array]) -> Array:
@@ -160,6 +161,7 @@ def stratified_bound(
   Returns:
     A Bound with terms of shape (B, strata).
   """
+  check_times(times)
   keys = example_keys(key, x0, index)
   edges = cumulative_cost(schedule, times)
 
@@ -175,6 +177,16 @@ def stratified_bound(
     terms=jnp.moveaxis(terms, 0, -1),
     reconstruction=reconstruction_term(schedule, denoiser, x0, times, eps, variance, decoder),
   )
+
+
+def check_times(times: Array) -> None:
+  """Refuses fewer than two times and, where they are concrete, those that do not fall."""
+  if times.shape[0] < 2:
+    raise ValueError(f'times has shape {times.shape}: the bound needs two times or more')
+  if not isinstance(times, jax.core.Tracer) and not jnp.all(times[1:] < times[:-1]):
+    raise ValueError(
+      'times do not strictly decrease: the bound runs from the last time to the first'
+    )
 
 
 def cumulative_cost(schedule: Schedule, times: Array) -> Array:
@@ -223,8 +235,6 @@ def reconstruction_term(
   decoder: Decoder,
 ) -> Array:
   """-log p(x0 | x_{t_1}) at x_{t_1} = alpha x0 + sigma eps: (B,)."""
-  if times.shape[0] < 2:
-    raise ValueError(f'times has shape {times.shape}: the bound needs two times or more')
   t_2, t_1 = times[-2], times[-1]
   xt = q_sample(schedule, x0, t_1, eps)
 

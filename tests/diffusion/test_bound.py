@@ -435,15 +435,19 @@ def test_bits_per_time_are_the_curve_whose_sum_is_the_bound(x64):
 
 
 @pytest.mark.parametrize('name', ESTIMATES)
-def test_one_time_alone_is_refused(name):
+@pytest.mark.parametrize(
+  ('times', 'message'),
+  [([5], 'needs two times or more'), ([1, 3, 5], 'strictly decrease'), ([5, 5, 1], 'strictly')],
+)
+def test_times_that_are_no_chain_are_refused(name, times, message):
   chain, x0 = schedules.linear(5), jnp.zeros((2, 3))
-  with pytest.raises(ValueError, match='needs two times or more'):
+  with pytest.raises(ValueError, match=message):
     ESTIMATES[name](
       chain,
       oracle(chain),
       x0,
       jax.random.key(0),
-      times=jnp.array([5]),
+      times=jnp.array(times),
       variance='small',
       decoder=density,
     )

@@ -76,6 +76,17 @@ def test_parameters_and_bind_are_inverse_and_leave_others_alone():
   assert jax.tree.structure(parameters(schedule)) == jax.tree.structure(parameters(fresh))
 
 
+def test_the_log_density_is_one(x64):
+  schedule = bind(schedules.learned(-3.0, 5.0, width=3), {'heights': jnp.array([1.0, -0.5, 0.3])})
+  nodes, weights = np.polynomial.legendre.leggauss(60)
+  log_snrs = jnp.asarray(1.0 + 4.0 * nodes)
+  density = jnp.exp(jax.vmap(schedule.log_density)(log_snrs))
+  np.testing.assert_allclose(4.0 * weights @ density, 1, rtol=1e-9)
+  # Of log_snr(t) with t uniform: its mean by the density and over t.
+  over_t = weights @ jax.vmap(schedule.log_snr)(jnp.asarray((nodes + 1) / 2)) / 2
+  np.testing.assert_allclose(4.0 * weights @ (density * log_snrs), over_t, rtol=1e-9)
+
+
 def variance(schedule, data_variance=0.05, nodes=64):
   """Relative variance over t of the continuous bound's integrand, for exactly denoised N(0, v).
 

@@ -5,12 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax.diffusion import bits_per_dim, prior, schedules
+from ddpm_jax.diffusion import bits_per_dim, density, prior, schedules
 from ddpm_jax.diffusion.likelihood import (
   DIVERGENCES,
   dequantize,
   encode,
   log_likelihood,
+  noised_log_prob,
   quantized_log_prob,
 )
 from ddpm_jax.diffusion.oracle import GaussianData, GaussianMixture
@@ -135,6 +136,16 @@ def test_single_precision_serves():
   exact = jax.vmap(lambda x: data.log_marginal(path, x, path.t_min))(x)
   assert likelihood.dtype == jnp.float32
   np.testing.assert_allclose(likelihood, exact, atol=2e-3)
+
+
+def test_with_the_exact_posterior_every_noised_draw_is_the_density(path):
+  data = DATA['gaussian']()  # whose posteriors are Gaussian, as the decoder is
+  x0 = jax.vmap(data.sample)(jax.random.split(jax.random.key(3), 4))
+  settings = {'prior': end(data, path), 'decoder': density, 'divergence': 'exact', **TIGHT}
+  found = jax.jit(
+    lambda x0: noised_log_prob(path, data.denoiser(path), x0, jax.random.key(5), **settings)
+  )(x0)
+  np.testing.assert_allclose(found, jax.vmap(data.log_prob)(x0), atol=1e-4)
 
 
 def test_dequantized_levels_fill_their_bins_evenly(x64):
