@@ -1,0 +1,77 @@
+"""What a config becomes: schedules of every kind, from training to what is loaded of it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import tiny
+
+from ddpm_jax.diffusion import schedules
+from ddpm_jax.diffusion.schedules import CONTINUOUS, Interpolated, parameters
+from ddpm_jax.errors import InputError
+from ddpm_jax.keys import example_keys
+from ddpm_jax.training import generate, load_run, train
+from ddpm_jax.training.experiment import build, new_state
+from ddpm_jax.training.heldout import make_heldout
+
+
+@pytest.mark.parametrize('name', CONTINUOUS)
+def test_every_path_is_judged_and_sampled(name):
+  settings = {'schedule.name': name, 'schedule.num_steps': None, 'parameterization.name': 'v'}
+  experiment = build(tiny(**settings))
+  params = new_state(experiment).params
+  scalars = make_heldout(experiment)(params)
+  assert len(scalars) > 5 and np.isfinite(list(scalars.values())).all()
+  cond, keys = {'label': jnp.arange(2)}, example_keys(jax.random.key(0), jnp.arange(2))
+  images = jax.jit(lambda p: generate(experiment, p, cond, keys))(params['network'])
+  assert images.shape == (2, 8, 8, 1) and np.isfinite(images).all()
+
+
+def test_a_learned_schedule_trains_and_is_loaded_with_the_run(tmp_path):
+  settings = {
+    'schedule.name': 'learned',
+    'schedule.num_steps': None,
+    'parameterization.name': 'v',
+    'loss.name': 'variational',
+    'training.num_steps': 10,
+  }
+  config = tiny(**settings)
+  train(config, tmp_path)
+  fresh = parameters(build(config).schedule)
+  averaged, last = (parameters(load_run(tmp_path, ema=ema).schedule) for ema in (True, False))
+  for name, leaf in fresh.items():
+    way, lag = np.abs(last[name] - leaf), np.abs(averaged[name] - leaf)
+    assert (way > 0).all(), name
+    assert 0 < lag.mean() < way.mean(), f'{name}: the average lags behind'
+
+
+def test_a_chain_may_end_at_zero_snr_or_be_read_in_continuous_time():
+  v = {'parameterization.name': 'v'}
+  chain = build(tiny(**v, **{'schedule.zero_terminal_snr': True})).schedule
+  assert chain.alpha(20) == 0
+  path = build(tiny(**v, **{'schedule.continuous': True})).schedule
+  assert isinstance(path, Interpolated)
+  np.testing.assert_allclose(path.log_snr(7.0), schedules.cosine(20).log_snr(7), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ('settings', 'message'),
+  [
+    (
+      {'schedule.zero_terminal_snr': True},
+      r'^config\.parameterization\.name: at zero terminal SNR .* v, x0, flow or edm',
+    ),
+    (
+      {'schedule.zero_terminal_snr': True, 'schedule.continuous': True},
+      r'^config\.schedule\.continuous: the last log-SNR is -inf',
+    ),
+    (
+      {'schedule.name': 've', 'schedule.num_steps': None, 'schedule.zero_terminal_snr': True},
+      r"^config\.schedule\.zero_terminal_snr: 've' is not a discrete chain",
+    ),
+    ({'schedule.name': 'flow', 'schedule.num_steps': None}, r'^config\.parameterization\.name: '),
+  ],
+)
+def test_what_cannot_be_is_refused_by_its_field(settings, message):
+  with pytest.raises(InputError, match=message):
+    build(tiny(**settings))
