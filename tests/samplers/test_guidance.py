@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from ddpm_jax.diffusion import schedules
-from ddpm_jax.diffusion.oracle import GaussianData
-from ddpm_jax.samplers import classifier_free, clip_x0, ddim, sample, time_grid
+from ddpm_jax.diffusion.oracle import GaussianData, GaussianMixture
+from ddpm_jax.errors import InputError
+from ddpm_jax.samplers import classifier_free, ddim, sample, time_grid
+from ddpm_jax.samplers.guidance import autoguidance, classifier_guidance, log_snr_interval
 
 pytestmark = pytest.mark.usefixtures('x64')
 
@@ -47,8 +49,8 @@ def conds():
   return {'label': jnp.array(LABELS)}, {'label': jnp.full(4, 2)}
 
 
-def guided(scale, calls=None):
-  return classifier_free(lambda cond: make(cond, calls), *conds(), scale)
+def guided(scale, calls=None, **options):
+  return classifier_free(lambda cond: make(cond, calls), *conds(), scale, **options)
 
 
 def noisy():
@@ -101,21 +103,186 @@ def test_a_guided_sample_goes_beyond_its_class():
   assert (towards * (x[2] - x[1])[:, 0] > 0).all()
 
 
-def test_clipping_leaves_what_is_inside_and_stops_the_rest_at_the_ends():
-  inside = make({'label': jnp.array(LABELS)})
-  xt = 3 * noisy()
-  plain, clipped = inside(xt, 20), clip_x0(inside)(xt, 20)
-  beyond = jnp.abs(plain.x0) > 1
-  assert beyond.any()
-  assert not beyond.all()
-  np.testing.assert_array_equal(np.asarray(clipped.x0)[~beyond], np.asarray(plain.x0)[~beyond])
-  np.testing.assert_array_equal(
-    np.asarray(clipped.x0)[beyond], np.sign(np.asarray(plain.x0)[beyond])
+@pytest.mark.parametrize(('scale', 'calls'), [(0.0, 1), (1, 1), (1.0, 1), (2.0, 2)])
+def test_only_what_counts_is_evaluated(scale, calls):
+  seen = []
+  guided(scale, seen)(noisy(), 20)
+  assert seen == [(4 * calls, 3)]
+
+
+def test_a_traced_scale_needs_both_and_means_the_same():
+  seen = []
+  x0 = jax.jit(lambda scale: guided(scale, seen)(noisy(), 20).x0)
+  for scale in (0.0, 1.0, 2.5):
+    np.testing.assert_allclose(x0(scale), guided(scale)(noisy(), 20).x0, rtol=1e-12, atol=1e-15)
+  assert seen[:1] == [(8, 3)]
+
+
+def spread(x0):
+  return np.std(x0, axis=1)
+
+
+@pytest.mark.parametrize('t', [20, TIMES], ids=['one time', 'a time each'])
+@pytest.mark.parametrize('scale', [0.0, 3.0])
+def test_rescaling_restores_the_conditionals_contrast_in_each_example(t, scale):
+  xt, t = noisy(), jnp.array(t)
+  conditional, plain = make(conds()[0])(xt, t).x0, guided(scale)(xt, t).x0
+  assert (np.abs(np.log(spread(plain) / spread(conditional))) > 0.1).any()
+  whole = guided(scale, rescale=1.0)(xt, t).x0
+  np.testing.assert_allclose(spread(whole), spread(conditional), rtol=1e-12)
+  # A factor for each example, hence colors' proportions stay; and linear in φ.
+  ratio = whole / plain
+  np.testing.assert_allclose(ratio, np.broadcast_to(ratio[:, :1], ratio.shape), rtol=1e-10)
+  part = guided(scale, rescale=0.3)(xt, t).x0
+  np.testing.assert_allclose(part, 0.7 * plain + 0.3 * whole, rtol=1e-10)
+
+
+def test_rescaling_leaves_a_constant_prediction_and_its_gradient_finite():
+  def flat(cond):
+    return lambda xt, t: make(cond)(0 * xt, t)._replace(x0=0 * xt + 0.5)
+
+  def total(xt):
+    return jnp.sum(classifier_free(flat, *conds(), 2.0, rescale=0.7)(xt, 20).x0)
+
+  value, gradient = jax.value_and_grad(total)(noisy())
+  np.testing.assert_allclose(value, 6.0)
+  np.testing.assert_allclose(gradient, 0.0, atol=1e-12)
+
+
+def levels():
+  return np.asarray(chain().log_snrs)
+
+
+@pytest.mark.parametrize(('rescale', 'scale'), [(0.0, 3.0), (0.5, 3.0), (0.0, 0.0)])
+def test_outside_the_interval_the_conditional_stands_alone(rescale, scale):
+  low, high = levels()[31], levels()[7]
+  interval = log_snr_interval(chain(), float(low), float(high))
+  limited = guided(scale, rescale=rescale, interval=interval)
+  everywhere, conditional = guided(scale, rescale=rescale), make(conds()[0])
+  for t in range(1, 51):
+    expected = (everywhere if 7 <= t <= 31 else conditional)(noisy(), t)
+    np.testing.assert_allclose(limited(noisy(), t).x0, expected.x0, rtol=1e-12)
+  together, times = limited(noisy(), jnp.array(TIMES)), jnp.array(TIMES)
+  inside = np.array([False, True, True, False])[:, None]
+  both = everywhere(noisy(), times).x0, conditional(noisy(), times).x0
+  np.testing.assert_allclose(together.x0, np.where(inside, *both), rtol=1e-12)
+  np.testing.assert_allclose(
+    together.x0_variance, conditional(noisy(), times).x0_variance, rtol=1e-12
   )
-  np.testing.assert_array_equal(clipped.x0_variance, plain.x0_variance)
 
 
-def test_clipping_takes_other_ranges():
-  x0 = clip_x0(make(conds()[0]), 0.0, 0.5)(3 * noisy(), 20).x0
-  assert x0.min() == 0.0
-  assert x0.max() == 0.5
+def test_outside_the_interval_the_null_condition_costs_nothing():
+  rows = []
+
+  def counted(cond):
+    exact = make(cond)
+
+    def denoiser(xt, t):
+      jax.debug.callback(lambda x: rows.append(len(x)), xt)
+      return exact(xt, t)
+
+    return denoiser
+
+  interval = log_snr_interval(chain(), float(levels()[31]), float(levels()[7]))
+  denoiser = classifier_free(counted, *conds(), 3.0, interval=interval)
+  times = jnp.array([50, 40, 31, 20, 7, 6, 1])
+  keys = jax.random.split(jax.random.key(0), 4)
+  sample(ddim(), denoiser, chain(), times, noisy(), keys)
+  jax.effects_barrier()
+  assert sorted(rows) == [4, 4, 4, 4, 8, 8, 8]
+
+
+@pytest.mark.parametrize('rescale', [-0.1, 1.5, float('nan')])
+def test_rescaling_by_more_than_all_is_refused(rescale):
+  with pytest.raises(InputError, match=rf'^config\.sampler\.rescale: {rescale} is outside'):
+    guided(2.0, rescale=rescale)
+
+
+def test_an_interval_without_inside_is_refused():
+  with pytest.raises(InputError, match=r'^config\.sampler\.interval: low < high .* 2.0 and 1.0'):
+    log_snr_interval(chain(), 2.0, 1.0)
+
+
+@pytest.mark.parametrize('t', [20, TIMES], ids=['one time', 'a time each'])
+def test_autoguidance_is_classifier_free_guidance_with_two_networks(t):
+  t = jnp.array(t)
+  strong, weak = (make(cond) for cond in conds())
+  for scale in (0.0, 0.5, 1.0, 3.0):
+    both = autoguidance(strong, weak, scale)(noisy(), t)
+    np.testing.assert_allclose(both.x0, guided(scale)(noisy(), t).x0, rtol=1e-12)
+    np.testing.assert_array_equal(both.x0_variance, strong(noisy(), t).x0_variance)
+  assert autoguidance(strong, weak, 1.0) is strong
+
+
+COMPONENTS = jnp.array([0, 1, 2, 1])
+SCHEDULES = {
+  'chain': (chain, (1, 20, 50)),
+  'vp': (schedules.vp, (0.01, 0.4, 1.0)),
+  've': (schedules.ve, (0.0, 0.5, 1.0)),
+  'edm': (schedules.edm, (0.1, 1.0, 40.0)),
+  'flow': (schedules.flow, (0.01, 0.4, 0.99)),
+}
+
+
+def plane():
+  """Three classes of the plane, which overlap."""
+  return GaussianMixture(
+    [0.5, 0.2, 0.3],
+    [[1.0, 0.0], [-0.5, 0.8], [0.0, -1.0]],
+    [[[0.3, 0.1], [0.1, 0.2]], [[0.5, -0.3], [-0.3, 0.4]], [[0.2, 0.0], [0.0, 1.5]]],
+  )
+
+
+def class_log_prob(schedule):
+  """log p(y | xt) of the mixture's components: by Bayes' rule, responsibilities."""
+
+  def example(k, x, t):
+    return jax.nn.log_softmax(plane().marginal(schedule, t).log_joint(x))[k]
+
+  return lambda xt, t: jax.vmap(example)(COMPONENTS, xt, jnp.broadcast_to(t, xt.shape[:1]))
+
+
+def of_class(k, schedule, x, t):
+  """E[x0 | xt, y = k], by the class alone: conditioning the joint Gaussian of x0 and xt."""
+  mean, covariance = plane().means[k], plane().covariances[k]
+  alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+  of_xt = alpha**2 * covariance + sigma**2 * jnp.eye(2)
+  return mean + alpha * covariance @ jnp.linalg.solve(of_xt, x - alpha * mean)
+
+
+@pytest.mark.parametrize('path', SCHEDULES)
+def test_the_true_classifier_makes_the_conditional_denoiser(path):
+  schedule, times = SCHEDULES[path][0](), SCHEDULES[path][1]
+  denoiser = classifier_guidance(plane().denoiser(schedule), class_log_prob(schedule), schedule)
+
+  @jax.jit
+  def both(xt, t):
+    expected = jax.vmap(of_class, (0, None, 0, None))(COMPONENTS, schedule, xt, t)
+    return denoiser(xt, t).x0, denoiser(xt, jnp.full(4, t)).x0, expected
+
+  for t in times:
+    spread = schedule.alpha(t) + schedule.sigma(t)
+    *guided, expected = both(spread * jax.random.normal(jax.random.key(1), (4, 2)), t)
+    for x0 in guided:
+      np.testing.assert_allclose(x0, expected, rtol=1e-7, atol=1e-9)
+
+
+def test_the_classifiers_scale_is_that_of_classifier_free_guidance():
+  # x0(y) - x0 is the gradient's part: exaggerated, both are x0 + scale (x0(y) - x0).
+  schedule, xt = chain(), jax.random.normal(jax.random.key(1), (4, 2))
+  plain = plane().denoiser(schedule)
+  denoisers = (
+    classifier_guidance(plain, class_log_prob(schedule), schedule, scale) for scale in (1.0, 2.5)
+  )
+  conditional, more = (denoiser(xt, 20).x0 for denoiser in denoisers)
+  expected = autoguidance(lambda x, t: plain(x, t)._replace(x0=conditional), plain, 2.5)(xt, 20).x0
+  np.testing.assert_allclose(more, expected, rtol=1e-10)
+
+
+def test_without_signal_a_classifier_changes_nothing():
+  schedule, xt = schedules.flow(), jax.random.normal(jax.random.key(1), (4, 2))
+  plain = plane().denoiser(schedule)
+  denoiser = classifier_guidance(plain, class_log_prob(schedule), schedule, 3.0)
+  np.testing.assert_array_equal(denoiser(xt, 1.0).x0, plain(xt, 1.0).x0)
+  total = jax.grad(lambda x: jnp.sum(denoiser(x, 1.0).x0))(xt)
+  assert np.isfinite(total).all()

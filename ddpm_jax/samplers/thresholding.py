@@ -1,0 +1,53 @@
+"""Thresholding: wrappers that keep the predicted x0 in the data's range, [-1, 1].
+
+Samplers derive eps from what is left. It is for pixels; a latent's range has no ends.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from ddpm_jax.diffusion.parameterization import Denoiser
+from ddpm_jax.diffusion.process import Denoised
+from ddpm_jax.diffusion.schedules import Time
+from ddpm_jax.errors import InputError
+
+
+def clip_x0(denoiser: Denoiser, low: float = -1.0, high: float = 1.0) -> Denoiser:
+  """Clips x0 to the data's range: static thresholding."""
+
+  def clipped(xt: Array, t: Time) -> Denoised:
+    denoised = denoiser(xt, t)
+    return denoised._replace(x0=jnp.clip(denoised.x0, low, high))
+
+  return clipped
+
+
+def dynamic_threshold(denoiser: Denoiser, percentile: float = 0.995) -> Denoiser:
+  """clip(x0, -m, m) / m, where m is 1 or, if larger, that quantile of the example's |x0|.
+
+  Under strong guidance clipping alone saturates; this takes the whole example back.
+
+  Reference: Saharia et al. 2022, https://arxiv.org/abs/2205.11487, section 2.3.
+
+  Args:
+    denoiser: of pixels in [-1, 1].
+    percentile: the quantile, in (0, 1].
+
+  Raises:
+    InputError: where percentile is outside (0, 1].
+  """
+  if not 0 < percentile <= 1:
+    raise InputError(f'config.sampler.percentile: {percentile} is outside (0, 1]')
+
+  def example(x0: Array) -> Array:
+    most = jnp.maximum(jnp.quantile(jnp.abs(x0), percentile), 1.0)
+    return jnp.clip(x0, -most, most) / most
+
+  def thresholded(xt: Array, t: Time) -> Denoised:
+    denoised = denoiser(xt, t)
+    return denoised._replace(x0=jax.vmap(example)(denoised.x0))
+
+  return thresholded
