@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpm_jax.diffusion.oracle import GaussianData
-from ddpm_jax.samplers import NOISES, Step
+from ddpm_jax.samplers import Step
 
 COUNTS = (40, 80, 160, 320)
 # NumPy's, which stay as they are whatever precision the importing test has.
@@ -29,75 +29,33 @@ def begin(schedule, t, data=DATA):
   return jnp.stack([marginal.mean + z * jnp.sqrt(marginal.variance) for z in (1.0, -0.5)])
 
 
-def error(sampler, schedule, times, seeded, data=DATA):
-  """The root mean square error at times[-1] of a run whose first `seeded` updates are put right.
+def error(sampler, schedule, times, seeded, count=None, data=DATA):
+  """The root mean square error of a run whose first `seeded` updates are put right.
 
-  What a sampler remembers of those updates is then exact, as is where the rest begins.
+  What a sampler remembers of those updates is then exact, as is where the rest begins. The run
+  goes to times[count], the last if not given. It has no noise: these are orders of the flow.
   """
+  count = len(times) - 1 if count is None else count
   xT = begin(schedule, times[0], data)
-  keys = jax.random.split(jax.random.key(0), len(xT))
 
-  def body(state, step):
-    noise = NOISES['white'](keys, xT, step)
-    state = sampler.update(schedule, data.denoiser(schedule), state, step, noise)
+  def body(index, state):
+    step = Step(times[index], times[index + 1], index)
+    state = sampler.update(schedule, data.denoiser(schedule), state, step, None)
     exact = flow(schedule, xT, times[0], step.s, data)
-    return state._replace(x=jnp.where(step.index < seeded, exact, state.x)), None
+    return state._replace(x=jnp.where(index < seeded, exact, state.x))
 
-  steps = Step(times[:-1], times[1:], jnp.arange(len(times) - 1))
-  state, _ = jax.lax.scan(body, sampler.init(schedule, times, xT), steps)
-  return jnp.sqrt(jnp.mean(jnp.square(state.x - flow(schedule, xT, times[0], times[-1], data))))
-
-
-def weak_error(sampler, schedule, times, draws=1, data=DATA):
-  """The root mean square error, at times[-1], of the mean and the deviation of all samples.
-
-  With this data a run is affine in its start and its noises, all of them independent and each
-  dimension by itself, so that its moments follow from one derivative: no sampling.
-
-  Args:
-    sampler: takes at most `draws` independent noises a step, draw = 0 … draws - 1.
-    schedule: the path.
-    times: (N,).
-    draws: how many.
-    data: what is sampled.
-  """
-  first, last = (data.marginal(schedule, t) for t in (times[0], times[-1]))
-
-  def run(xT, noises):
-    def body(state, step):
-      drawn = list(noises[step.index])  # a list: a draw beyond the last raises IndexError
-
-      def noise(t, s, draw=0):
-        del t, s
-        return drawn[draw][None]
-
-      return sampler.update(schedule, data.denoiser(schedule), state, step, noise), None
-
-    steps = Step(times[:-1], times[1:], jnp.arange(len(times) - 1))
-    return jax.lax.scan(body, sampler.init(schedule, times, xT[None]), steps)[0].x[0]
-
-  noises = jnp.zeros((len(times) - 1, draws, *first.mean.shape))
-  mean, pull = jax.vjp(run, first.mean, noises)
-  of_start, of_noises = pull(jnp.ones_like(mean))
-  variance = of_start**2 * first.variance + jnp.sum(of_noises**2, (0, 1))
-  off = jnp.array([mean - last.mean, jnp.sqrt(variance) - jnp.sqrt(last.variance)])
-  return jnp.sqrt(jnp.mean(jnp.square(off)))
+  state = jax.lax.fori_loop(0, count, body, sampler.init(schedule, times, xT))
+  exact = flow(schedule, xT, times[0], times[count], data)
+  return jnp.sqrt(jnp.mean(jnp.square(state.x - exact)))
 
 
-def slope(sampler, schedule, grid, seeded=0, counts=COUNTS):
+def slope(sampler, schedule, grid, seeded=0, counts=COUNTS, data=DATA):
   """-d log error / d log n by least squares, for runs of n updates over grid(schedule, n)."""
-  return fitted(lambda times: error(sampler, schedule, times, seeded), schedule, grid, counts)
-
-
-def weak_slope(sampler, schedule, grid, draws=1, counts=COUNTS):
-  """As `slope`, of the weak error."""
-  return fitted(lambda times: weak_error(sampler, schedule, times, draws), schedule, grid, counts)
-
-
-def fitted(measure, schedule, grid, counts):
-  """-d log measure(times) / d log n by least squares; every error must be below the last."""
-  compiled = jax.jit(measure)
-  errors = [float(compiled(grid(schedule, n))) for n in counts]
+  # Grids of one length, of which the run takes the first n steps: one program for all.
+  compiled = jax.jit(lambda times, n: error(sampler, schedule, times, seeded, n, data))
+  longest = max(counts) + 1
+  grids = [np.resize(grid(schedule, n), longest) for n in counts]
+  errors = [float(compiled(times, n)) for times, n in zip(grids, counts, strict=True)]
   assert all(small < large for large, small in itertools.pairwise(errors)), errors
   return -np.polyfit(np.log(counts), np.log(errors), 1)[0]
 
