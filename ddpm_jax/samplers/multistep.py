@@ -196,7 +196,8 @@ def of_even_grid(schedule: Schedule, log_sigmas: Array, step: Step) -> Array:
   """Adams and Bashforth's weights for as many eps as there are by now."""
   del schedule
   order = log_sigmas.size
-  return jnp.asarray(ADAMS_BASHFORTH)[jnp.minimum(step.index, order - 1), :order]
+  rows = jnp.asarray(ADAMS_BASHFORTH, jnp.result_type(float))
+  return rows[jnp.minimum(step.index, order - 1), :order]
 
 
 def mean_basis(of: Callable[[Array], Array], log_sigmas: Array, end: Array) -> Array:
