@@ -1,0 +1,177 @@
+"""Whole solves of the probability flow with steps chosen by their errors, through diffrax.
+
+In y = x / alpha and n = sigma / alpha the flow is dy/dn = eps, see runge_kutta.py. Over the angle
+θ = arctan n, with z = x / sqrt(alpha² + sigma²) = y cos θ, it becomes
+
+  dz/dθ = dy/dn (dn/dθ) cos θ - y sin θ = eps cos θ - x0 sin θ
+
+which is finite from the data, θ = 0, to pure noise, θ = π/2, and the same on every path: what a
+solve costs and how far it errs depend on the data and on the two ends alone.
+
+Each example is a solve of its own, with steps of its own, so that it doesn't depend on its batch.
+
+Reference: Song et al. 2021, https://arxiv.org/abs/2011.13456, section 4.3, for adaptive solvers;
+Lu and Song 2024, https://arxiv.org/abs/2410.11081, for the angle.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import diffrax
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from ddpm_jax.diffusion.parameterization import Denoiser
+from ddpm_jax.diffusion.schedules import Discrete, Schedule, Time
+from ddpm_jax.errors import InputError
+from ddpm_jax.samplers.formulas import eps_of
+
+
+class Solution(NamedTuple):
+  """What a solve gives.
+
+  Attributes:
+    x: (B, …), at time s.
+    evaluations: (B,), of the denoiser for each example. A batch waits for its slowest.
+  """
+
+  x: Array
+  evaluations: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Solver:
+  """A method and its tolerances: solver(schedule, denoiser, x, t, s) -> x at s.
+
+  Attributes:
+    method: diffrax's.
+    rtol: relative tolerance. Each step keeps the error of z within atol + rtol |z|, in the root
+      mean square over an example's components.
+    atol: absolute tolerance.
+    max_steps: of an example, before an error.
+
+  Raises:
+    InputError: where one of the three is not positive.
+  """
+
+  method: diffrax.AbstractERK
+  rtol: float
+  atol: float
+  max_steps: int
+
+  def __post_init__(self) -> None:
+    for field in ('rtol', 'atol', 'max_steps'):
+      if not getattr(self, field) > 0:
+        raise InputError(f'config.sampler.{field}: {getattr(self, field)} is not positive')
+
+  def __call__(self, schedule: Schedule, denoiser: Denoiser, x: Array, t: Time, s: Time) -> Array:
+    """(B, …), x taken from t to s; see `solve`."""
+    return solve(self, schedule, denoiser, x, t, s).x
+
+
+def solve(
+  solver: Solver, schedule: Schedule, denoiser: Denoiser, x: Array, t: Time, s: Time
+) -> Solution:
+  """Takes x (B, …) along the flow from t to s, towards data or away from it.
+
+  Raises:
+    TypeError: for a discrete chain.
+    RuntimeError: where max_steps do not reach s, also under jit.
+  """
+  if isinstance(schedule, Discrete):
+    raise TypeError('a solver chooses times of its own: use schedules.interpolate')
+
+  def rates(angle: Array, z: Array, _: None) -> Array:
+    time = time_at(schedule, angle)
+    cos, sin, length = direction(schedule, time)
+    x0 = denoiser(length * z[None], time).x0[0]
+    return cos * eps_of(schedule, length * z, x0, time) - sin * x0
+
+  def one(x: Array) -> Solution:
+    solution = diffrax.diffeqsolve(
+      diffrax.ODETerm(rates),
+      solver.method,
+      t0=begin,
+      t1=end,
+      dt0=(end - begin) / 100,
+      y0=x / direction(schedule, t)[2],
+      stepsize_controller=diffrax.PIDController(rtol=solver.rtol, atol=solver.atol),
+      max_steps=solver.max_steps,
+    )
+    xs = direction(schedule, s)[2] * solution.ys[0]
+    return Solution(xs, evaluations_of(solver.method, solution.stats['num_steps']))
+
+  begin, end = (jnp.arctan2(schedule.sigma(time), schedule.alpha(time)) for time in (t, s))
+  return jax.vmap(one)(x)
+
+
+def direction(schedule: Schedule, t: Time) -> tuple[Array, Array, Array]:
+  """(cos θ, sin θ, sqrt(alpha² + sigma²))."""
+  alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+  length = jnp.hypot(alpha, sigma)
+  return alpha / length, sigma / length, length
+
+
+def time_at(schedule: Schedule, angle: Array) -> Array:
+  """The time at which tan θ = sigma / alpha; t_max for a right angle, or a rounding above it."""
+  cos = jnp.maximum(jnp.cos(angle), 0.0)
+  return schedule.time(2 * (jnp.log(cos) - jnp.log(jnp.sin(angle))))
+
+
+def evaluations_of(method: diffrax.AbstractERK, num_steps: Array) -> Array:
+  """What steps cost, the rejected ones too; a last stage that is the next step's first counts once.
+
+  Such a method keeps that evaluation where a step is rejected, and makes one more at the start.
+  """
+  tableau: Any = method.tableau
+  kept = int(tableau.fsal)
+  return (tableau.num_stages - kept) * num_steps + kept
+
+
+def heun12(rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 4096) -> Solver:
+  """Heun's second order with Euler's error, two evaluations a step."""
+  return Solver(diffrax.Heun(), rtol, atol, max_steps)
+
+
+def bosh3(rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 4096) -> Solver:
+  """Third order, three evaluations a step: for loose tolerances.
+
+  Reference: Bogacki and Shampine 1989, https://doi.org/10.1016/0893-9659(89)90079-7.
+  """
+  return Solver(diffrax.Bosh3(), rtol, atol, max_steps)
+
+
+def dopri5(rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 4096) -> Solver:
+  """Fifth order, six evaluations a step: what others call RK45.
+
+  Reference: Dormand and Prince 1980, https://doi.org/10.1016/0771-050X(80)90013-3.
+  """
+  return Solver(diffrax.Dopri5(), rtol, atol, max_steps)
+
+
+def tsit5(rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 4096) -> Solver:
+  """Fifth order, six evaluations a step, of smaller error than `dopri5`.
+
+  Reference: Tsitouras 2011, https://doi.org/10.1016/j.camwa.2011.06.002.
+  """
+  return Solver(diffrax.Tsit5(), rtol, atol, max_steps)
+
+
+def dopri8(rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 4096) -> Solver:
+  """Eighth order, thirteen evaluations a step: for tight tolerances, in double precision.
+
+  Reference: Prince and Dormand 1981, https://doi.org/10.1016/0771-050X(81)90010-3.
+  """
+  return Solver(diffrax.Dopri8(), rtol, atol, max_steps)
+
+
+SOLVERS = {
+  'heun12': heun12,
+  'bosh3': bosh3,
+  'dopri5': dopri5,
+  'tsit5': tsit5,
+  'dopri8': dopri8,
+}
