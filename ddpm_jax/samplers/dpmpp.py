@@ -38,8 +38,8 @@ def dpmpp_3m(published: bool = False) -> Sampler:
   last three predictions. The first step is of first order, the second is that of `dpmpp_2m`.
 
   The authors' code, https://github.com/LuChengTHU/dpm-solver, and those that follow it put the
-  divided difference in the place of x0'', which is twice as much. That loses an order: with exact
-  history the slope of its error is 2.0, here 3.0.
+  second divided difference, which is half of x0'', in its place. That loses an order: with exact
+  history the error's slope is 2.0, not 3.0.
 
   Reference: the derivation of Lu et al. 2022, https://arxiv.org/abs/2211.01095, one order further.
 
