@@ -31,7 +31,7 @@ def error(sampler, schedule, times, seeded):
   keys = jax.random.split(jax.random.key(0), len(xT))
 
   def body(state, step):
-    noise = NOISES['white'](keys, xT, step)
+    noise = NOISES['white'](schedule, keys, xT, step)
     state = sampler.update(schedule, DATA.denoiser(schedule), state, step, noise)
     exact = flow(schedule, xT, times[0], step.s)
     return state._replace(x=jnp.where(step.index < seeded, exact, state.x)), None
