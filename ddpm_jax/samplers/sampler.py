@@ -94,7 +94,7 @@ def sample(
   draw = choose(NOISES, noise, 'noise')
 
   def update(state: Any, step: Step) -> tuple[Any, Array | None]:
-    new = sampler.update(schedule, denoiser, state, step, draw(keys, xT, step))
+    new = sampler.update(schedule, denoiser, state, step, draw(schedule, keys, xT, step))
     return new, new.x if return_path else None
 
   steps = Step(times[:-1], times[1:], jnp.arange(times.shape[0] - 1))
