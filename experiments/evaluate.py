@@ -34,7 +34,6 @@ from ddpm_jax.evaluation.progress import progress
 from ddpm_jax.evaluation.sampling import (
   Samples,
   draw_samples,
-  evaluations,
   load_samples,
   save_samples,
 )
@@ -107,7 +106,7 @@ def unguided(workdir: pathlib.Path, run: Run, samples: Samples) -> list[Samples]
     return []
   sampler = dataclasses.replace(run.config.sampler, **samples.record['sampler'] | {'guidance': 1.0})
   config = dataclasses.replace(run.config, sampler=sampler)
-  experiment = build(config, run.experiment.dataset)
+  experiment = run.rebuild(config)
   with progress('unguided samples', len(samples.images)) as advance:
     images = draw_samples(
       experiment,
@@ -119,7 +118,7 @@ def unguided(workdir: pathlib.Path, run: Run, samples: Samples) -> list[Samples]
       advance=advance,
     )
   record = samples.record | {
-    'evaluations': evaluations(experiment),
+    'evaluations': experiment.kind.evaluations(experiment),
     'sampler': dataclasses.asdict(sampler),
   }
   plain = Samples(images, samples.labels, record)

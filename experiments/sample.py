@@ -1,10 +1,12 @@
 """Draws samples of a trained run, with its averaged parameters.
 
-  python -m experiments.sample --workdir=runs/digits --guidance=2 --steps=25
+  python -m experiments.sample --workdir=runs/digits --sampler=dpmpp_2m --steps=20 --guidance=2
+  python -m experiments.sample --workdir=runs/digits --init_image=three.png --strength=0.5
+  python -m experiments.sample --list
 
 The run's own sampler settings hold where no flag says otherwise. Writes samples.npz (arr_0 the
-uint8 images, arr_1 the labels) and samples/samples.png. Sample n depends on the seed, n and its
-class alone.
+uint8 images, arr_1 the labels), samples/samples.png, and with --animate samples/path.gif. Sample n
+depends on the seed, n and its class alone.
 """
 
 import dataclasses
@@ -12,45 +14,63 @@ import pathlib
 import time
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+import rich
 from absl import flags
 
+from ddpm_jax import data
 from ddpm_jax.config import Config
 from ddpm_jax.errors import InputError
+from ddpm_jax.evaluation.catalog import sampler_table
 from ddpm_jax.evaluation.gallery import COLUMNS, by_class
 from ddpm_jax.evaluation.progress import progress
 from ddpm_jax.evaluation.sampling import (
   Samples,
   balanced_labels,
+  draw_path,
   draw_samples,
-  evaluations,
   save_samples,
 )
-from ddpm_jax.training import Run, backend, build, load_run
-from ddpm_jax.training.pictures import grid, write_png
+from ddpm_jax.training import Run, backend, load_run
+from ddpm_jax.training.denoising import Picture
+from ddpm_jax.training.pictures import ROWS, grid, read_picture, write_gif, write_png
 from experiments import cli
 
-WORKDIR = flags.DEFINE_string('workdir', None, "The run's folder.", required=True)
+WORKDIR = flags.DEFINE_string('workdir', None, "The run's folder.")
+LIST = flags.DEFINE_bool('list', False, 'Print the table of samplers and grids, and end.')
 NUM = flags.DEFINE_integer('num', None, 'How many samples.', lower_bound=1)
-STEPS = flags.DEFINE_integer('steps', None, 'Steps of the sampler.', lower_bound=1)
-SAMPLER = flags.DEFINE_string('sampler', None, 'Its name.')
+STEPS = flags.DEFINE_integer('steps', None, 'Times that the sampler visits.', lower_bound=1)
+SAMPLER = flags.DEFINE_string('sampler', None, 'Its name; see --list.')
 GRID = flags.DEFINE_string('grid', None, 'Law of the times that it visits.')
+NOISE = flags.DEFINE_string('noise', None, 'Where its noise comes from: white or brownian.')
 GUIDANCE = flags.DEFINE_float('guidance', None, 'Scale of guidance; 1: none.', lower_bound=0.0)
 LABEL = flags.DEFINE_integer('label', None, 'One class for all; unset: all in turn.', lower_bound=0)
 SEED = flags.DEFINE_integer('seed', None, 'Of the noise.', lower_bound=0)
 BATCH_SIZE = flags.DEFINE_integer('batch_size', None, 'Samples at a time.', lower_bound=1)
+INIT_IMAGE = flags.DEFINE_string('init_image', None, 'A picture to begin with.')
+STRENGTH = flags.DEFINE_float('strength', None, 'Share of the times to go through from it.')
+MASK = flags.DEFINE_string('mask', None, 'Where to draw anew in it: white; black is kept.')
+RESAMPLE = flags.DEFINE_integer('resample', 1, "RePaint's repetitions of each step.", lower_bound=1)
+ANIMATE = flags.DEFINE_bool('animate', False, 'Write the way from noise to samples as a GIF.')
 
 
 def main() -> None:
   """The command."""
   start = time.monotonic()
+  if LIST.value:
+    rich.print(sampler_table())
+    return
+  if WORKDIR.value is None:
+    raise InputError("--workdir is missing: The run's folder.")
   backend.prepare()
   workdir = pathlib.Path(WORKDIR.value)
   run = load_run(workdir)
   config = overridden(run)
-  experiment = build(config, run.experiment.dataset)
+  experiment = run.rebuild(config)
   num = config.evaluation.num_samples
-  labels = chosen_labels(run, num)
+  labels, picture = chosen_labels(run, num), chosen_picture(run)
+  evaluations = experiment.kind.evaluations(experiment, *([picture] if picture else []))
   with progress('samples', num) as advance:
     images = draw_samples(
       experiment,
@@ -59,12 +79,13 @@ def main() -> None:
       labels,
       seed=config.seed,
       batch_size=config.evaluation.batch_size,
+      picture=picture,
       advance=advance,
     )
   record = {
     'step': run.step,
     'seed': config.seed,
-    'evaluations': evaluations(experiment),
+    'evaluations': evaluations,
     'sampler': dataclasses.asdict(config.sampler),
   }
   save_samples(workdir / 'samples.npz', Samples(images, labels, record))
@@ -74,6 +95,12 @@ def main() -> None:
     f'{record["evaluations"]}, in {time.monotonic() - start:.0f} s\n'
     f'{workdir / "samples.npz"}\n{workdir / "samples" / "samples.png"}'
   )
+  if ANIMATE.value:
+    options = {'picture': picture} if picture else {}
+    shown = min(num, ROWS * COLUMNS)
+    path = draw_path(experiment, run.params, labels, shown, **options)
+    write_gif(workdir / 'samples' / 'path.gif', [grid(frame, COLUMNS) for frame in path])
+    print(workdir / 'samples' / 'path.gif')
 
 
 def overridden(run: Run) -> Config:
@@ -81,11 +108,32 @@ def overridden(run: Run) -> Config:
   config, sampler = run.config, run.config.sampler
   if SAMPLER.value is not None and SAMPLER.value != sampler.name:
     sampler = dataclasses.replace(sampler, name=SAMPLER.value, arguments={})
-  sampler = replaced(sampler, num_steps=STEPS, grid=GRID, guidance=GUIDANCE)
+  sampler = replaced(sampler, num_steps=STEPS, grid=GRID, noise=NOISE, guidance=GUIDANCE)
   if run.experiment.dataset.num_classes is None:
     sampler = dataclasses.replace(sampler, guidance=1.0)
   evaluation = replaced(config.evaluation, num_samples=NUM, batch_size=BATCH_SIZE)
   return replaced(dataclasses.replace(config, sampler=sampler, evaluation=evaluation), seed=SEED)
+
+
+def chosen_picture(run: Run) -> Picture | None:
+  """The picture to begin with, and its mask."""
+  if INIT_IMAGE.value is None:
+    wanting = [f for f in (MASK, STRENGTH) if f.value is not None]
+    if wanting:
+      raise InputError(f'--{wanting[0].name}: of which picture? give --init_image too')
+    return None
+  if run.experiment.kind.name != 'denoiser':
+    raise InputError('--init_image: an autoencoder has no path to begin on')
+  shape = run.experiment.dataset.image_shape
+  image = data.scale(jnp.asarray(read_picture(INIT_IMAGE.value, shape, '--init_image')), 256)
+  mask, usual = None, 0.5
+  if MASK.value is not None:
+    white = read_picture(MASK.value, (*shape[:2], 1), '--mask') > 127
+    mask, usual = jnp.asarray(~white), 1.0
+  strength = usual if STRENGTH.value is None else STRENGTH.value
+  if not 0 < strength <= 1:
+    raise InputError(f'--strength: {strength} is outside (0, 1]')
+  return Picture(image, mask, strength, RESAMPLE.value)
 
 
 def replaced(settings: Any, **typed: flags.FlagHolder) -> Any:

@@ -116,8 +116,15 @@ class Sampler(Choice):
 
   grid: str = setting('trailing', 'law of the times that it visits')
   num_steps: int = setting(50, 'evaluations of the network', at_least=1)
+  noise: str = setting('white', "where a stochastic one's noise comes from")
   guidance: float = setting(1.0, 'scale of classifier-free guidance; 1: none', at_least=0)
-  clip: bool = setting(True, 'clip each prediction of the data to [-1, 1]')
+  rescale: float = setting(
+    0.0, "share in which guidance keeps the prediction's contrast", at_least=0
+  )
+  interval: tuple[float, float] | None = setting(
+    None, 'log-SNRs between which to guide; unset: all'
+  )
+  threshold: str = setting('clip', 'how each prediction of the data is kept in [-1, 1]')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -66,6 +66,8 @@ def all_tables() -> Tables:
     **{f'loss.{factor}': table for factor, table in losses.FACTORS.items()},
     'optimizer.lr_schedule': optimizers.LR_SCHEDULES,
     'sampler.grid': samplers.TIME_GRIDS,
+    'sampler.noise': samplers.NOISES,
+    'sampler.threshold': samplers.THRESHOLDS,
     'parallel.mode': parallel.PARALLEL,
     'evaluation.likelihoods': likelihood.LIKELIHOODS,
     'evaluation.decoder': likelihood.DECODERS,

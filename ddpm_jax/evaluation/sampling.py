@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -17,6 +18,7 @@ from ddpm_jax.data import to_uint8
 from ddpm_jax.errors import InputError
 from ddpm_jax.evaluation.batching import even_size, map_batches, replicate
 from ddpm_jax.keys import example_keys
+from ddpm_jax.training.denoising import Picture
 from ddpm_jax.training.experiment import Experiment, generate
 
 
@@ -35,11 +37,6 @@ class Samples(NamedTuple):
   record: dict[str, Any]
 
 
-def evaluations(experiment: Experiment) -> int:
-  """How often the network is evaluated for each sample; guidance doubles it."""
-  return experiment.kind.evaluations(experiment)
-
-
 def balanced_labels(num: int, num_classes: int | None) -> np.ndarray | None:
   """Sample n is of class n mod num_classes."""
   return None if num_classes is None else (np.arange(num) % num_classes).astype(np.int32)
@@ -53,6 +50,7 @@ def draw_samples(
   *,
   seed: int,
   batch_size: int,
+  picture: Picture | None = None,
   advance: Callable[[int], Any] = lambda rows: None,
 ) -> np.ndarray:
   """The samples number 0 … num - 1 of a seed: uint8 (num, H, W, C).
@@ -67,6 +65,7 @@ def draw_samples(
     labels: (num,), or None for an unconditional network.
     seed: of the noise.
     batch_size: samples at a time, over this host's devices.
+    picture: what they begin with or are drawn around.
     advance: told how many more are done.
   """
 
@@ -74,8 +73,9 @@ def draw_samples(
   def draw(params: Any, key: Array, batch: dict[str, Array]) -> Array:
     keys = example_keys(key, batch['number'])
     cond = {name: column for name, column in batch.items() if name == 'label'}
-    return to_uint8(generate(experiment, params, cond, keys))
+    return to_uint8(generate(experiment, params, cond, keys, **options))
 
+  options = {} if picture is None else {'picture': picture}
   columns = {'number': np.arange(num, dtype=np.int32)}
   if labels is not None:
     columns['label'] = labels
@@ -86,6 +86,22 @@ def draw_samples(
   )
   params, key = replicate((params, jax.random.key(seed)))
   return map_batches(functools.partial(draw, params, key), batches, size, advance)
+
+
+def draw_path(
+  experiment: Experiment, params: Any, labels: np.ndarray | None, num: int, **options: Any
+) -> np.ndarray:
+  """The way from noise to the samples number 0 … num - 1 of the config's seed: uint8 (N + 1, num,
+  H, W, C), at each time and last the sample.
+  """
+
+  @jax.jit
+  def draw(params: Any, cond: dict[str, Array], keys: Array) -> Array:
+    return to_uint8(generate(experiment, params, cond, keys, return_path=True, **options)[1])
+
+  keys = example_keys(jax.random.key(experiment.config.seed), jnp.arange(num))
+  cond = {} if labels is None else {'label': labels[:num]}
+  return np.asarray(draw(params, cond, keys))
 
 
 def save_samples(path: pathlib.Path, samples: Samples) -> None:

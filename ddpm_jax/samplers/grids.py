@@ -135,6 +135,10 @@ TIME_GRIDS = {
 }
 
 
+# On a chain these crowd between the last few times: they are for its continuous reading.
+OF_LOG_SNR = frozenset({'log_snr', 'karras', 'information'})
+
+
 def time_grid(name: str, schedule: Schedule, num_steps: int) -> Array:
   """The N = num_steps times of the grid `name` (a key of TIME_GRIDS), rounded on a chain.
 

@@ -16,7 +16,6 @@ from ddpm_jax.diffusion.parameterization import Denoiser
 from ddpm_jax.diffusion.process import Denoised
 from ddpm_jax.diffusion.schedules import Schedule, Time
 from ddpm_jax.errors import InputError
-from ddpm_jax.samplers.thresholding import clip_x0 as clip_x0  # until __init__ asks there
 
 Cond = dict[str, Array]
 Interval = Callable[[Time], Array]

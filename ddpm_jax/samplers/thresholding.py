@@ -5,6 +5,8 @@ Samplers derive eps from what is left. It is for pixels; a latent's range has no
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -51,3 +53,15 @@ def dynamic_threshold(denoiser: Denoiser, percentile: float = 0.995) -> Denoiser
     return denoised._replace(x0=jax.vmap(example)(denoised.x0))
 
   return thresholded
+
+
+def unlimited(denoiser: Denoiser) -> Denoiser:
+  """x0 as it is."""
+  return denoiser
+
+
+THRESHOLDS: dict[str, Callable[[Denoiser], Denoiser]] = {
+  'clip': clip_x0,
+  'dynamic': dynamic_threshold,
+  'none': unlimited,
+}

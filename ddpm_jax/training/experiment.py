@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import optax
 from jax import Array
 
@@ -25,7 +24,7 @@ from ddpm_jax.diffusion.schedules import (
 from ddpm_jax.errors import InputError
 from ddpm_jax.keys import for_purpose
 from ddpm_jax.losses import LOSSES, Loss, Problem, make_factors
-from ddpm_jax.samplers import SAMPLERS, Sampler, time_grid
+from ddpm_jax.samplers import SAMPLERS, Sampler
 from ddpm_jax.training import autoencoding, denoising, optimizers
 from ddpm_jax.training.denoising import denoiser
 from ddpm_jax.training.heldout import make_heldout
@@ -42,7 +41,7 @@ class Kind(NamedTuple):
     losses: the names in LOSSES that train it.
     make_network: module -> what the loss calls.
     generate: (experiment, params, cond, keys) -> samples (B, H, W, C).
-    evaluations: experiment -> how often the network is evaluated for each sample.
+    evaluations: (experiment, picture=None) -> how often the network is evaluated for each sample.
     describe: config -> how samples are drawn, in words.
     make_heldout: experiment -> (params -> scalars of held-out examples).
   """
@@ -51,7 +50,7 @@ class Kind(NamedTuple):
   losses: frozenset[str]
   make_network: Callable[[Any], Any]
   generate: Callable[..., Array]
-  evaluations: Callable[[Any], int]
+  evaluations: Callable[..., int]
   describe: Callable[[Config], str]
   make_heldout: Callable[[Any], Callable[[Any], dict[str, float]]]
 
@@ -82,7 +81,8 @@ KINDS = {
 class Experiment:
   """What training, evaluation and notebooks need of a config.
 
-  An autoencoder has no schedule, parameterization or sampler: they are None, and `times` is empty.
+  An autoencoder has no schedule, parameterization, sampler or path: they are None, and `times` is
+  empty. Samples are drawn on the path at these times; see `denoising.drawn_on`.
   """
 
   config: Config
@@ -97,14 +97,8 @@ class Experiment:
   optimizer: optax.GradientTransformation
   learning_rate: optax.Schedule
   sampler: Sampler
-
-  @property
-  def times(self) -> Array:
-    """Those that the sampler visits."""
-    wanted = self.config.sampler
-    return (
-      time_grid(wanted.grid, self.schedule, wanted.num_steps) if self.schedule else jnp.zeros(0)
-    )
+  path: Any
+  times: Array
 
   @property
   def decays(self) -> dict[str, float]:
@@ -135,12 +129,14 @@ def build(config: Config, dataset: data.Dataset | None = None) -> Experiment:
   network = kind.make_network(module)
   check_loss(config, kind)
   check_variance(config, module)
+  sampler = config.sampler.build(SAMPLERS)
+  path, times = denoising.drawn_on(config, sampler, schedule)
   loss = config.loss
   wanted = config.optimizer
   learning_rate = optimizers.learning_rate(
     wanted.lr_schedule, wanted.learning_rate, wanted.warmup_steps, config.training.num_steps
   )
-  experiment = Experiment(
+  return Experiment(
     config=config,
     kind=kind,
     dataset=dataset,
@@ -161,10 +157,10 @@ def build(config: Config, dataset: data.Dataset | None = None) -> Experiment:
       wanted.build(optimizers.OPTIMIZERS, learning_rate=learning_rate), wanted.clip_norm
     ),
     learning_rate=learning_rate,
-    sampler=config.sampler.build(SAMPLERS),
+    sampler=sampler,
+    path=path,
+    times=times,
   )
-  _ = experiment.times  # refuses a grid that the schedule has no times for
-  return experiment
 
 
 CHANGES = {'zero_terminal_snr': zero_terminal_snr, 'continuous': interpolate}
@@ -245,7 +241,9 @@ def make_step(experiment: Experiment, parallel: Parallel) -> Step:
   )
 
 
-def generate(experiment: Experiment, params: Any, cond: dict[str, Array], keys: Array) -> Array:
+def generate(
+  experiment: Experiment, params: Any, cond: dict[str, Array], keys: Array, **options: Any
+) -> Any:
   """Samples as the config says; pure, for the caller to jit.
 
   Args:
@@ -253,11 +251,12 @@ def generate(experiment: Experiment, params: Any, cond: dict[str, Array], keys: 
     params: of the network.
     cond: {'label': (B,)}, or {} for an unconditional network.
     keys: (B,); sample i depends on keys[i] and its label alone.
+    **options: of a denoiser's samples: `picture`, a `denoising.Picture`, and `return_path`.
 
   Returns:
-    (B, H, W, C), roughly in [-1, 1].
+    (B, H, W, C), roughly in [-1, 1]; with return_path also the way there, (N + 1, B, H, W, C).
   """
-  return experiment.kind.generate(experiment, params, cond, keys)
+  return experiment.kind.generate(experiment, params, cond, keys, **options)
 
 
 __all__ = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,9 @@ from jax import Array
 from ddpm_jax import data
 from ddpm_jax.diffusion import Schedule, q_sample
 from ddpm_jax.diffusion.parameterization import Denoiser
+from ddpm_jax.diffusion.schedules import bind
 from ddpm_jax.keys import example_keys, for_purpose
-from ddpm_jax.training.denoising import bind_schedule, denoiser
+from ddpm_jax.training.denoising import denoiser
 
 if TYPE_CHECKING:  # it imports this module
   from ddpm_jax.training.experiment import Experiment
@@ -70,15 +72,15 @@ def make_heldout(experiment: Experiment) -> Callable[[Any], dict[str, float]]:
   keys = example_keys(jax.random.key(experiment.config.seed), jnp.arange(count))
 
   @jax.jit
-  def errors(params: Any, batch: dict[str, Array], keys: Array) -> Array:
+  def errors(params: Any, learned: Any, batch: dict[str, Array], keys: Array) -> Array:
     x0 = data.scale(batch['image'], experiment.dataset.num_levels)
-    bound = bind_schedule(experiment, params)
-    judged = denoiser(bound, params['network'], {'label': batch['label']})
+    bound = dataclasses.replace(experiment, schedule=bind(schedule, learned))
     times = jax.vmap(bound.schedule.time)(jnp.asarray(log_snrs))
+    judged = denoiser(bound, params, {'label': batch['label']})
     return eps_errors(bound.schedule, judged, x0, times, keys)
 
   def heldout(params: Any) -> dict[str, float]:
-    values = np.asarray(errors(params, batch, keys), np.float64)
+    values = np.asarray(errors(params['network'], params['schedule'], batch, keys), np.float64)
     found = dict(zip(names, values.tolist(), strict=True))
     return {'heldout/eps_mse': float(values.mean()), **found}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ddpm_jax import data
+from ddpm_jax.errors import InputError
 from ddpm_jax.keys import example_keys
 from ddpm_jax.training import metrics
 from ddpm_jax.training.denoising import bind_schedule
@@ -35,11 +37,15 @@ def make_preview(experiment: Experiment) -> Callable[[Any], np.ndarray]:
   cond = {} if classes is None else {'label': jnp.arange(count) % classes}
 
   @jax.jit
-  def images(params: Any, cond: dict[str, Array], keys: Array) -> Array:
-    bound = bind_schedule(experiment, params)
-    return data.to_uint8(generate(bound, params['network'], cond, keys))
+  def images(params: Any, path: Any, times: Array, cond: dict[str, Array], keys: Array) -> Array:
+    bound = dataclasses.replace(experiment, path=path, times=times)
+    return data.to_uint8(generate(bound, params, cond, keys))
 
-  return lambda params: grid(np.asarray(images(params, cond, keys)), COLUMNS)
+  def preview(params: Any) -> np.ndarray:
+    bound = bind_schedule(experiment, params)
+    return grid(np.asarray(images(params['network'], bound.path, bound.times, cond, keys)), COLUMNS)
+
+  return preview
 
 
 def grid(images: np.ndarray, columns: int) -> np.ndarray:
@@ -53,6 +59,32 @@ def write_png(path: pathlib.Path, pixels: np.ndarray) -> None:
   """Writes uint8 (H, W, C) with one channel or three."""
   path.parent.mkdir(parents=True, exist_ok=True)
   Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(path)
+
+
+def write_gif(path: pathlib.Path, frames: list[np.ndarray], seconds: float = 4.0) -> None:
+  """Writes uint8 frames (H, W, C) that take so long in all, and stay two seconds at the last."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  first, *rest = (Image.fromarray(f.squeeze(-1) if f.shape[-1] == 1 else f) for f in frames)
+  durations = [round(1000 * seconds / len(frames))] * (len(frames) - 1) + [2000]
+  first.save(path, save_all=True, append_images=rest, duration=durations, loop=0)
+
+
+def read_picture(path: str, shape: tuple[int, int, int], field: str) -> np.ndarray:
+  """A file's pixels, uint8 (H, W, C) in the color mode of C channels.
+
+  Raises:
+    InputError: it cannot be read or is of another size; the message names the field.
+  """
+  mode = {1: 'L', 3: 'RGB', 4: 'RGBA'}[shape[-1]]
+  try:
+    with Image.open(path) as image:
+      pixels = np.asarray(image.convert(mode)).reshape(image.height, image.width, shape[-1])
+  except (OSError, ValueError) as error:
+    raise InputError(f'{field}: {path} cannot be read as a picture ({error})') from error
+  if pixels.shape != shape:
+    size = 'x'.join(map(str, pixels.shape[:2]))
+    raise InputError(f'{field}: {path} has {size} pixels; the samples have {shape[0]}x{shape[1]}')
+  return pixels
 
 
 def loss_curve(workdir: pathlib.Path) -> pathlib.Path:

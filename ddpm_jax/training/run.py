@@ -16,6 +16,7 @@ from ddpm_jax import data
 from ddpm_jax.config import Config, from_json, provenance, same_experiment, to_json
 from ddpm_jax.diffusion import Parameterization, Schedule
 from ddpm_jax.diffusion.parameterization import Denoiser, Network
+from ddpm_jax.diffusion.schedules import parameters
 from ddpm_jax.errors import InputError
 from ddpm_jax.training import experiment as experiments
 from ddpm_jax.training.checkpoint import Checkpoints
@@ -60,6 +61,11 @@ class Run:
   def network(self) -> Network:
     """network(params, x, noise_label, cond) -> output."""
     return self.experiment.network
+
+  def rebuild(self, config: Config) -> Experiment:
+    """What another config of the same experiment makes, on the schedule that this run learned."""
+    experiment = experiments.build(config, self.experiment.dataset)
+    return bind_schedule(experiment, {'schedule': parameters(self.schedule)})
 
   def denoiser(self, cond: dict[str, Array] | None = None) -> Denoiser:
     """The denoiser for a condition: {'label': (B,) int32}, or {} for an unconditional network."""
