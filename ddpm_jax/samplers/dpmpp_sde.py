@@ -240,5 +240,5 @@ RULES = {
 def check(eta: float, noise_scale: float) -> None:
   """Refuses a negative eta and a noise_scale that is not above 0."""
   if not eta >= 0:
-    raise InputError(f'config.sampler.eta: {eta} is negative')
+    raise InputError(f'config.sampler.eta: {eta} is below 0')
   check_noise_scale(noise_scale)

@@ -12,7 +12,6 @@ noise is.
 from __future__ import annotations
 
 import itertools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,13 +21,6 @@ from ddpm_jax.samplers import Step
 from tests.samplers.orders import COUNTS, DATA
 
 DRAWS, PARTS = 4, 2  # what an update may ask for
-
-
-class Moments(NamedTuple):
-  """Of the leaves that are random: mean (leaves, dims), covariance (dims, leaves, leaves)."""
-
-  mean: jax.Array
-  covariance: jax.Array
 
 
 def split(state, shape):
@@ -45,43 +37,46 @@ def split(state, shape):
   return jnp.stack(rows), together
 
 
-def by_dimension(function, rows):
-  """The derivative (dims, out, in) of a function that leaves the dimensions to themselves."""
-  basis = jnp.broadcast_to(jnp.eye(len(rows))[:, :, None], (len(rows), *rows.shape))
-  columns = jax.vmap(lambda tangent: jax.jvp(function, (rows,), (tangent,))[1])(basis)
-  return jnp.transpose(columns, (2, 1, 0))
-
-
 def advance(sampler, schedule, denoiser, state, covariance, step):
-  """The state at its mean after an update, and its covariance."""
-  rows, together = split(state, state.x.shape)
-  silence = jnp.zeros((DRAWS * PARTS, *rows.shape[1:]))
+  """The state at its mean after an update, and the covariance (dims, leaves, leaves) of its leaves.
 
-  def update(rows, draws):
+  Of a function that leaves dimensions to themselves one push along each leaf, in all dimensions
+  together, is the whole derivative.
+  """
+  rows, together = split(state, state.x.shape)
+
+  def update(random):
+    rows, draws = random
+
     def noise(t, s, draw=0, part=0):
       return draws[PARTS * draw + part][None]
 
     return sampler.update(schedule, denoiser, together(rows), step, noise)
 
-  moved = lambda rows, draws: split(update(rows, draws), state.x.shape)[0]  # noqa: E731
-  of_state = by_dimension(lambda rows: moved(rows, silence), rows)
-  of_draws = by_dimension(lambda draws: moved(rows, draws), silence)
-  spread = of_state @ covariance @ of_state.mT + of_draws @ of_draws.mT
-  return update(rows, silence), spread
+  random = rows, jnp.zeros((DRAWS * PARTS, *rows.shape[1:]))
+  new, push = jax.linearize(update, random)
+  each = jnp.eye(len(rows) + DRAWS * PARTS)
+  along = jnp.broadcast_to(each[:, :, None], (*each.shape, *rows.shape[1:]))
+  pushed = jax.vmap(lambda rows, draws: split(push((rows, draws)), state.x.shape)[0])(
+    along[:, : len(rows)], along[:, len(rows) :]
+  )
+  of_rows, of_draws = jnp.split(jnp.transpose(pushed, (2, 1, 0)), [len(rows)], axis=2)
+  return new, of_rows @ covariance @ of_rows.mT + of_draws @ of_draws.mT
 
 
-def moments(sampler, schedule, times, data=DATA, begin=None):
-  """Mean and variance of x at times[-1], from the marginal at times[0] or from `begin`'s."""
-  mean, variance = begin or marginal(schedule, times[0], data)
+def moments(sampler, schedule, times, count=None, data=DATA):
+  """Mean and variance of x at times[count], the last if not given; exact ones at times[0]."""
+  mean, variance = marginal(schedule, times[0], data)
   state = sampler.init(schedule, times, mean[None])
-  count = len(split(state, state.x.shape)[0])
-  covariance = jnp.zeros((mean.size, count, count)).at[:, 0, 0].set(variance)
+  leaves = len(split(state, state.x.shape)[0])
+  covariance = jnp.zeros((mean.size, leaves, leaves)).at[:, 0, 0].set(variance)
 
-  def body(carry, step):
-    return advance(sampler, schedule, data.denoiser(schedule), *carry, step), None
+  def body(index, carry):
+    step = Step(times[index], times[index + 1], index)
+    return advance(sampler, schedule, data.denoiser(schedule), *carry, step)
 
-  steps = Step(times[:-1], times[1:], jnp.arange(len(times) - 1))
-  (state, covariance), _ = jax.lax.scan(body, (state, covariance), steps)
+  count = len(times) - 1 if count is None else count
+  state, covariance = jax.lax.fori_loop(0, count, body, (state, covariance))
   return state.x[0], covariance[:, 0, 0]
 
 
@@ -91,19 +86,21 @@ def marginal(schedule, t, data=DATA):
   return exact.mean, jnp.broadcast_to(exact.variance, exact.mean.shape)
 
 
-def weak_error(sampler, schedule, times):
+def weak_error(sampler, schedule, times, count=None):
   """The root mean square error of mean and variance, in units of the marginal's deviation."""
-  (mean, variance), (exact_mean, exact) = (
-    moments(sampler, schedule, times),
-    marginal(schedule, times[-1]),
-  )
+  count = len(times) - 1 if count is None else count
+  mean, variance = moments(sampler, schedule, times, count)
+  exact_mean, exact = marginal(schedule, times[count])
   errors = jnp.stack([(mean - exact_mean) / jnp.sqrt(exact), variance / exact - 1])
   return jnp.sqrt(jnp.mean(jnp.square(errors)))
 
 
 def weak_slope(sampler, schedule, grid, counts=COUNTS):
   """-d log error / d log n by least squares, for runs of n updates over grid(schedule, n)."""
-  compiled = jax.jit(lambda times: weak_error(sampler, schedule, times))
-  errors = [compiled(grid(schedule, n)) for n in counts]
+  # Grids of one length, of which the run takes the first n, so that there is one program.
+  compiled = jax.jit(lambda times, count: weak_error(sampler, schedule, times, count))
+  longest = max(counts) + 1
+  grids = [np.resize(grid(schedule, n), longest) for n in counts]
+  errors = [float(compiled(times, n)) for times, n in zip(grids, counts, strict=True)]
   assert all(small < large for large, small in itertools.pairwise(errors)), errors
   return -np.polyfit(np.log(counts), np.log(errors), 1)[0]

@@ -119,13 +119,14 @@ def test_gradients_reach_the_start(world, make_keys, sampler):
 
 
 @pytest.mark.parametrize('name', NOISES)
-def test_noise_is_standard_normal_and_new_at_each_step_and_draw(make_keys, name):
+def test_noise_is_standard_normal_and_new_at_each_step_and_draw(world, make_keys, name):
   count = 5000
   keys, like = make_keys(count), jnp.zeros((count, 2))
 
   def draw(index, number):
-    step = Step(jnp.array(20), jnp.array(10), jnp.array(index))
-    return NOISES[name](keys, like, step)(20, 10, number)
+    t, s = ((20, 10), (10, 7))[index]
+    step = Step(jnp.array(t), jnp.array(s), jnp.array(index))
+    return NOISES[name](world.schedule, keys, like, step)(t, s, number)
 
   draws = [draw(index, number) for index in (0, 1) for number in (0, 1)]
   z = np.concatenate(draws, axis=1)
@@ -148,7 +149,7 @@ def test_starts_depend_on_their_own_keys_and_differ_from_the_steps_noise(world, 
   together = prior_sample(world.schedule, 50, keys, (3,))
   np.testing.assert_array_equal(together[2:4], prior_sample(world.schedule, 50, keys[2:4], (3,)))
   step = Step(jnp.array(20), jnp.array(10), jnp.array(0))
-  noise = NOISES['white'](keys, together, step)(20, 10)
+  noise = NOISES['white'](world.schedule, keys, together, step)(20, 10)
   assert not np.isclose(noise, together).any()
 
 
