@@ -5,28 +5,44 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ddpm_jax.diffusion import schedules
+from ddpm_jax.diffusion.oracle import GaussianData
 from ddpm_jax.errors import InputError
-from ddpm_jax.samplers import NOISES, SAMPLERS, Step, ddim, prior_sample, sample, time_grid
+from ddpm_jax.samplers import (
+  NOISES,
+  SAMPLERS,
+  Step,
+  ddim,
+  num_evaluations,
+  prior_sample,
+  sample,
+  time_grid,
+)
 
-# A noisy member of each family.
-EVERY = {
-  'ancestral': SAMPLERS['ancestral']('small'),
-  'ddim': SAMPLERS['ddim'](0.7),
-}
+# Those with a noisy member that is not the default.
+OPTIONS = {'ddim': {'eta': 0.7}}
+# One of each kind: of one step, of several stages, with noise within, with a memory, corrected.
+KINDS = ['ancestral', 'ddim', 'heun', 'edm', 'dpmpp_2m', 'unipc']
 
 
-def test_no_sampler_is_left_out():
-  assert set(EVERY) == set(SAMPLERS)
+def make(name):
+  return SAMPLERS[name](**OPTIONS.get(name, {}))
 
 
-@pytest.fixture(params=EVERY)
+@pytest.fixture
 def sampler(request):
-  return EVERY[request.param]
+  return make(request.param)
+
+
+every = pytest.mark.parametrize('sampler', SAMPLERS, indirect=True)
+kinds = pytest.mark.parametrize('sampler', KINDS, indirect=True)
 
 
 @pytest.fixture
 def world(make_world):
-  return make_world()
+  """On a chain's continuous reading, since some ask for times between."""
+  world = make_world()
+  return world._replace(schedule=schedules.interpolate(world.schedule))
 
 
 def run(world, sampler, xT, keys, denoiser=None, num_steps=6, **options):
@@ -34,18 +50,60 @@ def run(world, sampler, xT, keys, denoiser=None, num_steps=6, **options):
   return sample(sampler, denoiser or world.denoiser, world.schedule, times, xT, keys, **options)
 
 
+@every
 def test_a_sample_depends_on_its_own_key_and_start_alone(world, make_keys, sampler):
   xT, keys = world.begin(50, 8), make_keys(8)
-  together = run(world, sampler, xT, keys)
+  traces = []
+
+  @jax.jit
+  def compiled(xT, keys):
+    traces.append(xT.shape)
+    return run(world, sampler, xT, keys)
+
+  together = compiled(xT, keys)
+  assert np.isfinite(together).all()
   shuffled = np.random.default_rng(0).permutation(8)
   for rows in (shuffled[:3], shuffled):
-    np.testing.assert_allclose(
-      run(world, sampler, xT[rows], keys[rows]), together[rows], rtol=1e-12
-    )
-  other = run(world, sampler, xT, make_keys(8, seed=2))
-  assert (jnp.abs(other - together) > 1e-6).all()
+    np.testing.assert_allclose(compiled(xT[rows], keys[rows]), together[rows], rtol=1e-10)
+  moved = np.abs(compiled(xT, make_keys(8, seed=2)) - together) > 1e-6
+  assert (moved == sampler.stochastic).all()
+  assert traces == [(8, 3), (3, 3)], 'a program for each shape, and no other'
 
 
+@every
+def test_it_costs_the_evaluations_that_it_says(world, make_keys, sampler):
+  times_seen = []
+
+  def counting(xt, t):
+    jax.debug.callback(lambda time: times_seen.append(float(time)), t)
+    return world.denoiser(xt, t)
+
+  for num_steps in (1, 6):
+    times_seen.clear()
+    run(world, sampler, world.begin(50, 2), make_keys(2), counting, num_steps)
+    jax.effects_barrier()
+    assert len(times_seen) == num_evaluations(sampler, num_steps)
+  if not sampler.between and sampler.evaluations == 1 and not sampler.startup:
+    np.testing.assert_allclose(sorted(times_seen), sorted(time_grid('trailing', world.schedule, 6)))
+
+
+@every
+def test_it_is_finite_from_zero_snr_on_and_a_point_mass_is_found(sampler, make_keys, x64):
+  # The flow path ends at alpha = 0. For one point as data every x0 is that point.
+  path, point = schedules.flow(), GaussianData(jnp.array([0.4, -0.7]), jnp.zeros(2))
+  times = time_grid('trailing', path, 8)
+  xT = prior_sample(path, times[0], make_keys(3), (2,))
+
+  @jax.jit
+  def compiled(xT):
+    return sample(sampler, point.denoiser(path), path, times, xT, make_keys(3))
+
+  np.testing.assert_allclose(compiled(xT), jnp.broadcast_to(point.mean, (3, 2)), atol=1e-9)
+  slope = jax.jit(jax.grad(lambda xT: jnp.sum(compiled(xT))))(xT)
+  np.testing.assert_allclose(slope, 0, atol=1e-9)
+
+
+@kinds
 def test_the_last_step_is_the_denoisers_x0(world, make_keys, sampler):
   xT, keys = world.begin(50, 4), make_keys(4)
   kept = run(world, sampler, xT, keys, final='keep')
@@ -55,60 +113,45 @@ def test_the_last_step_is_the_denoisers_x0(world, make_keys, sampler):
   )
 
 
-@pytest.mark.parametrize(('final', 'length'), [('denoise', 7), ('keep', 6)])
-def test_the_path_goes_from_the_start_to_the_sample(world, make_keys, sampler, final, length):
+@kinds
+def test_the_path_goes_from_the_start_to_the_sample(world, make_keys, sampler):
   xT, keys = world.begin(50, 4), make_keys(4)
-  x, path = run(world, sampler, xT, keys, return_path=True, final=final)
-  assert path.shape == (length, 4, 3)
-  np.testing.assert_array_equal(path[0], xT)
-  np.testing.assert_array_equal(path[-1], x)
-  np.testing.assert_allclose(x, run(world, sampler, xT, keys, final=final), rtol=1e-12)
+  for final, length in (('denoise', 7), ('keep', 6)):
+    x, path = run(world, sampler, xT, keys, return_path=True, final=final)
+    assert path.shape == (length, 4, 3)
+    np.testing.assert_array_equal(path[0], xT)
+    np.testing.assert_array_equal(path[-1], x)
+    np.testing.assert_allclose(x, run(world, sampler, xT, keys, final=final), rtol=1e-12)
 
 
-@pytest.mark.parametrize(('final', 'length'), [('denoise', 2), ('keep', 1)])
-def test_one_time_is_one_evaluation(world, make_keys, sampler, final, length):
+@kinds
+def test_one_time_is_one_evaluation(world, make_keys, sampler):
   xT = world.begin(50, 4)
-  x, path = run(world, sampler, xT, make_keys(4), num_steps=1, return_path=True, final=final)
-  expected = world.denoiser(xT, 50).x0 if final == 'denoise' else xT
-  np.testing.assert_allclose(x, expected, rtol=1e-12)
-  assert path.shape == (length, 4, 3)
+  for final, length in (('denoise', 2), ('keep', 1)):
+    x, path = run(world, sampler, xT, make_keys(4), num_steps=1, return_path=True, final=final)
+    expected = world.denoiser(xT, 50.0).x0 if final == 'denoise' else xT
+    np.testing.assert_allclose(x, expected, rtol=1e-12)
+    assert path.shape == (length, 4, 3)
 
 
-def test_n_times_cost_n_evaluations(world, make_keys, sampler):
-  times_seen = []
-
-  def counting(xt, t):
-    jax.debug.callback(lambda time: times_seen.append(int(time)), t)
-    return world.denoiser(xt, t)
-
-  run(world, sampler, world.begin(50, 4), make_keys(4), counting)
-  jax.effects_barrier()
-  assert sorted(times_seen) == sorted(time_grid('trailing', world.schedule, 6).tolist())
-
-
-def test_the_state_keeps_the_last_prediction(world, sampler):
-  xt, times = world.begin(50, 4), jnp.array([50, 20])
+@every
+def test_the_state_begins_with_x_and_the_prediction(world, sampler):
+  xt, times = world.begin(50, 4), jnp.array([50.0, 20.0])
   state = sampler.init(world.schedule, times, xt)
   assert state._fields[:2] == ('x', 'x0')
-  step = Step(times[0], times[1], jnp.array(0))
-  state = sampler.update(world.schedule, world.denoiser, state, step, lambda *_: xt)
-  np.testing.assert_allclose(state.x0, world.denoiser(xt, 50).x0, rtol=1e-12)
+  np.testing.assert_array_equal(state.x, xt)
 
 
-def test_compiled_once_it_gives_what_it_gives_eagerly(world, make_keys, sampler):
-  traces = []
-
-  @jax.jit
-  def compiled(xT, keys):
-    traces.append(xT.shape)
-    return run(world, sampler, xT, keys)
-
-  for seed in (1, 2):
-    xT, keys = world.begin(50, 4, seed), make_keys(4, seed)
-    np.testing.assert_allclose(compiled(xT, keys), run(world, sampler, xT, keys), rtol=1e-10)
-  assert len(traces) == 1
+@kinds
+def test_compiled_it_gives_what_it_gives_eagerly(world, make_keys, sampler):
+  xT, keys = world.begin(50, 4), make_keys(4)
+  eager = run(world, sampler, xT, keys)
+  np.testing.assert_allclose(
+    jax.jit(lambda xT, keys: run(world, sampler, xT, keys))(xT, keys), eager, rtol=1e-10
+  )
 
 
+@kinds
 def test_gradients_reach_the_start(world, make_keys, sampler):
   # The run is affine, each dimension by itself: its slope is a difference of two runs.
   xT, keys = world.begin(50, 4), make_keys(4)
