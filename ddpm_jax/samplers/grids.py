@@ -70,7 +70,7 @@ def quadratic(schedule: Schedule, num_steps: int) -> np.ndarray:
 def log_snr(schedule: Schedule, num_steps: int) -> np.ndarray:
   """Even in log-SNR from T to t_min.
 
-  Reference: Lu et al. 2022, https://arxiv.org/abs/2206.00927, section 3.
+  Reference: Lu et al. 2022, https://arxiv.org/abs/2206.00927.
   """
   return even_in(lambda level: level, lambda value: value, schedule, num_steps)
 
@@ -116,11 +116,12 @@ def even_in(
 ) -> np.ndarray:
   """The times from T to t_min at which measure(log_snr) is evenly spaced (N = 1 takes T)."""
   first, last = ends(schedule)
-  levels = np.array([schedule.log_snr(t) for t in (schedule.t_max, schedule.t_min)], np.float64)
-  levels = np.maximum(levels, LOWEST_LOG_SNR) if np.isneginf(levels[0]) else levels
-  begin, end = measure(levels)
-  inner = inverse(np.linspace(begin, end, num_steps)[1:-1])
-  times = np.asarray(jax.vmap(schedule.time)(jnp.asarray(inner)), np.float64)
+  with jax.ensure_compile_time_eval():
+    levels = np.array([schedule.log_snr(t) for t in (schedule.t_max, schedule.t_min)], np.float64)
+    levels = np.maximum(levels, LOWEST_LOG_SNR) if np.isneginf(levels[0]) else levels
+    begin, end = measure(levels)
+    inner = inverse(np.linspace(begin, end, num_steps)[1:-1])
+    times = np.asarray(jax.vmap(schedule.time)(jnp.asarray(inner)), np.float64)
   return np.concatenate([[last], times, [first]])[:num_steps]
 
 
@@ -155,18 +156,17 @@ def time_grid(name: str, schedule: Schedule, num_steps: int) -> Array:
     most = f'{last:.0f}, the chain' if discrete else ''
     raise InputError(f'config.sampler.num_steps: {num_steps} is not in 1 … {most}'.rstrip())
   times = grid(schedule, num_steps)
-  times = np.round(times).astype(int) if discrete else times
+  times = np.round(times).astype(int) if discrete else times.astype(jnp.result_type(float))
   if times[-1] < first:
     raise InputError(
       f"config.sampler.num_steps: {num_steps} leads below t_min = {first}; 'linspace' does not"
     )
-  times = jnp.asarray(times)
   if np.any(np.diff(times) >= 0):
     mend = 'fewer steps, or schedules.interpolate' if discrete else 'fewer steps'
     raise InputError(
       f"config.sampler.num_steps: of {num_steps} times of '{name}' some fall together; {mend}"
     )
-  return times
+  return jnp.asarray(times)
 
 
 def bound_costs(schedule: Schedule, times: ArrayLike, errors: ArrayLike) -> np.ndarray:
@@ -174,7 +174,7 @@ def bound_costs(schedule: Schedule, times: ArrayLike, errors: ArrayLike) -> np.n
 
   It is the step's term of the variational bound under the variance `small`, in nats, whatever lies
   between; infinite where it would not go down. One pass over the times prices every grid.
-  Reference: Kingma et al. 2021, https://arxiv.org/abs/2107.00630, section 4.
+  Reference: Kingma et al. 2021, https://arxiv.org/abs/2107.00630.
 
   Args:
     schedule: the path.

@@ -147,6 +147,13 @@ def test_on_a_chain_they_take_the_nearest_times(name):
   assert (np.abs(times - exact) > 0.1).any()
 
 
+@pytest.mark.parametrize('name', TIME_GRIDS)
+@pytest.mark.parametrize('schedule', [schedules.linear(40), schedules.edm()], ids=['chain', 'edm'])
+def test_a_grid_may_be_made_inside_a_compiled_function(name, schedule):
+  inside = jax.jit(lambda: time_grid(name, schedule, 6))()
+  np.testing.assert_allclose(inside, time_grid(name, schedule, 6), rtol=1e-6)
+
+
 def test_log_snr_steps_are_exponential_in_sigma_over_alpha():
   schedule = schedules.flow()
   times = time_grid('log_snr', schedule, 12)[1:]

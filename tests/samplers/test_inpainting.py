@@ -198,6 +198,29 @@ def test_jumps_are_repeated_in_order_and_memory_with_them(resample, jump, visite
     assert len(visited) + 1 == num_evaluations(sampler, 5)
 
 
+@pytest.mark.parametrize(
+  ('make', 'updates', 'returns'),
+  [
+    (lambda: replacement(ancestral(), KNOWN, MASK), 1, 0),
+    (lambda: repaint(ancestral(), KNOWN, MASK, 3, jump=1), 3, 2),
+    (lambda: repaint(ancestral(), KNOWN, MASK, 3, jump=2), 5, 2),
+  ],
+  ids=['replacement', 'repaint', 'repaint by two'],
+)
+def test_no_draw_serves_twice(make, updates, returns):
+  # Of an update's last step: the sampler's, the known part's, and those of the ways back.
+  (schedule, times, denoiser), sampler, drawn = world(5), make(), []
+
+  def noise(t, s, draw=0):
+    drawn.append(int(draw))
+    return jnp.zeros((1, 2))
+
+  state = sampler.init(schedule, times, jnp.zeros((1, 2)))
+  with jax.disable_jit():
+    sampler.update(schedule, denoiser, state, Step(times[1], times[2], jnp.array(1)), noise)
+  assert len(drawn) == len(set(drawn)) == 2 * updates + returns
+
+
 def test_one_channel_of_a_mask_serves_all_and_one_picture_every_sample(make_keys):
   schedule, keys = schedules.flow(), make_keys(3)
   data = GaussianData(jnp.zeros((4, 4, 3)), jnp.ones(()))
