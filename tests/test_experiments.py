@@ -66,11 +66,30 @@ def test_train_sample_and_report(run):
   told = command('evaluate', f'--workdir={run}')
   assert told.returncode == 0, told.stderr
   figures = json.loads((run / 'report.json').read_text())
-  assert figures['bits_per_dim']['error'] <= 0.02
+  assert figures['bits_per_dim']['chain']['error'] <= 0.02
   for words in ('read as asked', 'spread', 'nearest', 'bits/dim', 'histogram', 'Gaussian'):
     assert words in told.stdout
   for picture in (run / 'samples').glob('*.png'):
     assert Image.open(picture).size[0] > 300
+
+
+def test_samples_are_drawn_around_what_a_mask_keeps(run, tmp_path):
+  rng = np.random.default_rng(0)
+  picture = rng.integers(0, 256, (8, 8)).astype(np.uint8)
+  mask = np.zeros((8, 8), np.uint8)
+  mask[:, 4:] = 255
+  Image.fromarray(picture).save(tmp_path / 'picture.png')
+  Image.fromarray(mask).save(tmp_path / 'mask.png')
+  flags = [f'--init_image={tmp_path / "picture.png"}', f'--mask={tmp_path / "mask.png"}']
+  method = ['--sampler=dpmpp_2m', '--grid=log_snr', '--steps=4', '--resample=2', '--animate']
+  done = command('sample', f'--workdir={run}', '--num=3', *flags, *method)
+  assert done.returncode == 0, done.stderr
+  with np.load(run / 'samples.npz') as archive:
+    images = archive['arr_0'][..., 0].astype(int)
+  np.testing.assert_array_equal(images[:, :, :4], np.broadcast_to(picture[:, :4], (3, 8, 4)))
+  assert (np.abs(images[:, :, 4:] - picture[:, 4:]) > 2).any(axis=(1, 2)).all()
+  with Image.open(run / 'samples' / 'path.gif') as movie:
+    assert movie.n_frames == 5
 
 
 MISTAKES = {

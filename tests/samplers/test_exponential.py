@@ -123,8 +123,7 @@ def compiled(name):
 
 
 def slope(name, grid, seeded):
-  with jax.numpy_rank_promotion('allow'):  # the harness broadcasts
-    errors = [compiled(name)(grid(schedules.flow(), n), seeded) for n in COUNTS]
+  errors = [compiled(name)(grid(schedules.flow(), n), seeded) for n in COUNTS]
   return -np.polyfit(np.log(COUNTS), np.log(errors), 1)[0]
 
 

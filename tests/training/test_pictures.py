@@ -5,8 +5,16 @@ import pytest
 from PIL import Image
 from tiny import tiny
 
+from ddpm_jax.errors import InputError
 from ddpm_jax.training.experiment import build, new_state
-from ddpm_jax.training.pictures import grid, loss_curve, make_preview, write_png
+from ddpm_jax.training.pictures import (
+  grid,
+  loss_curve,
+  make_preview,
+  read_picture,
+  write_gif,
+  write_png,
+)
 
 
 def test_a_grid_holds_each_image_in_its_row_and_column():
@@ -40,6 +48,29 @@ def test_a_preview_is_a_grid_of_samples_and_the_same_each_time():
   one = preview(params)
   assert one.shape == (4 * 72, 10 * 72, 1) and len(np.unique(one)) > 10
   np.testing.assert_array_equal(one, preview(params))
+
+
+def test_a_picture_is_read_in_the_samples_colors_and_refused_in_another_size(tmp_path):
+  pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3)).astype(np.uint8)
+  write_png(tmp_path / 'a.png', pixels)
+  np.testing.assert_array_equal(read_picture(str(tmp_path / 'a.png'), (6, 9, 3), '--mask'), pixels)
+  assert read_picture(str(tmp_path / 'a.png'), (6, 9, 1), '--mask').shape == (6, 9, 1)
+  with pytest.raises(InputError, match='^--mask: .*a.png has 6x9 pixels; the samples have 8x8$'):
+    read_picture(str(tmp_path / 'a.png'), (8, 8, 1), '--mask')
+  (tmp_path / 'b.png').write_text('no picture')
+  with pytest.raises(InputError, match='^--init_image: .*b.png cannot be read as a picture'):
+    read_picture(str(tmp_path / 'b.png'), (8, 8, 1), '--init_image')
+
+
+def test_a_gif_has_its_frames_and_rests_at_the_last(tmp_path):
+  frames = [np.full((6, 9, 1), value, np.uint8) for value in (0, 100, 200)]
+  write_gif(tmp_path / 'a.gif', frames, seconds=3.0)
+  with Image.open(tmp_path / 'a.gif') as movie:
+    shown = []
+    for number in range(movie.n_frames):
+      movie.seek(number)
+      shown.append((np.asarray(movie.convert('L')).mean(), movie.info['duration']))
+  assert shown == [(0, 1000), (100, 1000), (200, 2000)]
 
 
 def test_the_loss_curve_takes_lines_with_and_without_a_loss(tmp_path):
