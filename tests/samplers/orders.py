@@ -12,8 +12,7 @@ from ddpm_jax.diffusion.oracle import GaussianData
 from ddpm_jax.samplers import Step
 
 COUNTS = (40, 80, 160, 320)
-# NumPy's, which stay as they are whatever precision the importing test has.
-DATA = GaussianData(np.array([0.4, -0.7, 0.1]), np.array([0.05, 0.3, 2.0]))
+DATA = GaussianData(jnp.array([0.4, -0.7, 0.1]), jnp.array([0.05, 0.3, 2.0]))
 
 
 def flow(schedule, x, t, s, data=DATA):
