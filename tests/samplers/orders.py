@@ -48,13 +48,16 @@ def error(sampler, schedule, times, seeded, count=None, data=DATA):
   return jnp.sqrt(jnp.mean(jnp.square(state.x - exact)))
 
 
+error_of = jax.jit(error, static_argnums=0)
+
+
 def slope(sampler, schedule, grid, seeded=0, counts=COUNTS, data=DATA):
   """-d log error / d log n by least squares, for runs of n updates over grid(schedule, n)."""
   # Grids of one length, of which the run takes the first n steps: one program for all.
-  compiled = jax.jit(lambda times, n: error(sampler, schedule, times, seeded, n, data))
   longest = max(counts) + 1
   grids = [np.resize(grid(schedule, n), longest) for n in counts]
-  errors = [float(compiled(times, n)) for times, n in zip(grids, counts, strict=True)]
+  runs = zip(grids, counts, strict=True)
+  errors = [float(error_of(sampler, schedule, times, seeded, n, data)) for times, n in runs]
   assert all(small < large for large, small in itertools.pairwise(errors)), errors
   return -np.polyfit(np.log(counts), np.log(errors), 1)[0]
 

@@ -16,16 +16,21 @@ pytestmark = pytest.mark.usefixtures('x64')
 
 PATHS = {
   'vp': schedules.vp,
-  'edm': schedules.edm,
   'flow': schedules.flow,
   'interpolated': lambda: schedules.interpolate(schedules.linear(100, 0.001, 0.1)),
 }
-# With what a solver of its order needs a few hundred evaluations for.
-TOLERANCES = {'heun12': 1e-4, 'bosh3': 1e-5, 'dopri5': 1e-7, 'tsit5': 1e-7, 'dopri8': 1e-9}
+# With tolerances for which a solver of its order needs a few hundred evaluations.
+ADAPTIVE = {
+  'heun12': SOLVERS['heun12'](1e-4, 1e-4),
+  'bosh3': SOLVERS['bosh3'](1e-5, 1e-5),
+  'dopri5': SOLVERS['dopri5'](),
+  'tsit5': SOLVERS['tsit5'](1e-7, 1e-7),
+  'dopri8': SOLVERS['dopri8'](1e-9, 1e-9),
+}
 
 
 def test_no_solver_is_left_out():
-  assert set(TOLERANCES) == set(SOLVERS)
+  assert set(ADAPTIVE) == set(SOLVERS)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -35,24 +40,16 @@ def solved(solver, schedule, x, t, s):
 
 @pytest.mark.parametrize('name', SOLVERS)
 def test_they_follow_the_flow_both_ways_within_their_tolerance(name):
-  schedule, tolerance = schedules.vp(), TOLERANCES[name]
-  solver = SOLVERS[name](rtol=tolerance, atol=tolerance)
+  schedule, solver = schedules.vp(), ADAPTIVE[name]
   for t, s in ((1.0, 0.01), (0.01, 1.0)):
     x = begin(schedule, t)
     error = np.abs(solved(solver, schedule, x, t, s).x - flow(schedule, x, t, s)).max()
     # What each step may err adds up over the steps, and grows with the flow.
-    assert tolerance / 100 < error < 30 * tolerance
-
-
-def test_a_solver_is_a_function_of_schedule_denoiser_x_t_and_s():
-  schedule, solver = schedules.vp(), SOLVERS['bosh3'](rtol=1e-3, atol=1e-3)
-  x = begin(schedule, 1.0)
-  end = solver(schedule, DATA.denoiser(schedule), x, 1.0, 0.01)
-  np.testing.assert_allclose(end, solved(solver, schedule, x, 1.0, 0.01).x, rtol=1e-9)
+    assert solver.rtol / 100 < error < 30 * solver.rtol
 
 
 def test_all_paths_are_one_in_y_and_n_and_cost_the_same():
-  solver, y = SOLVERS['dopri5'](1e-4, 1e-4), jnp.array([[10.0, -3.0, 2.0], [1.0, 0.0, -7.0]])
+  solver, y = ADAPTIVE['dopri5'], jnp.array([[10.0, -3.0, 2.0], [1.0, 0.0, -7.0]])
   ends, costs = [], []
   for path in PATHS.values():
     schedule = path()
@@ -68,7 +65,7 @@ def test_all_paths_are_one_in_y_and_n_and_cost_the_same():
 @pytest.mark.parametrize('name', ['heun12', 'dopri5'])
 def test_they_count_their_evaluations(name):
   # The one keeps no evaluation from a step to the next, the other does.
-  schedule, solver, calls = schedules.vp(), SOLVERS[name](1e-4, 1e-4), []
+  schedule, solver, calls = schedules.vp(), ADAPTIVE[name], []
 
   def called(x):
     calls.append(1)
@@ -86,7 +83,7 @@ def test_they_count_their_evaluations(name):
 
 
 def test_examples_do_not_depend_on_their_batch():
-  schedule, solver = schedules.vp(), SOLVERS['dopri5'](1e-4, 1e-4)
+  schedule, solver = schedules.vp(), ADAPTIVE['dopri5']
   x = jnp.array([[0.1, 0.2, 0.3], [30.0, -5.0, 0.0], [-1.0, 1.0, 9.0]])
   one, other = (solved(solver, schedule, x[jnp.array([0, i])], 1.0, 0.01) for i in (1, 2))
   assert one.evaluations[1] != other.evaluations[1]
@@ -96,7 +93,7 @@ def test_examples_do_not_depend_on_their_batch():
 
 @pytest.mark.parametrize('double', [True, False], ids=['double', 'single'])
 def test_noise_alone_is_a_time_like_others(double):
-  schedule, solver = schedules.flow(), SOLVERS['dopri5'](1e-5, 1e-5)
+  schedule, solver = schedules.flow(), ADAPTIVE['dopri5']
   assert schedule.alpha(1.0) == 0
   x = np.asarray(begin(schedule, 1.0))
   exact = np.asarray(flow(schedule, x, 1.0, 0.01))
@@ -108,14 +105,17 @@ def test_noise_alone_is_a_time_like_others(double):
   np.testing.assert_allclose(back, x, atol=2e-3)
 
 
-def test_gradients_are_those_of_the_flow():
-  schedule, solver = schedules.vp(), SOLVERS['tsit5'](1e-6, 1e-6)
+def test_a_solver_is_a_differentiable_function_of_schedule_denoiser_x_t_and_s():
+  schedule, solver = schedules.vp(), SOLVERS['bosh3'](1e-4, 1e-4)
+
+  def total(x):
+    return jnp.sum(solver(schedule, DATA.denoiser(schedule), x, 1.0, 0.01))
+
   x = begin(schedule, 1.0)
-  end = jax.jit(
-    jax.grad(lambda x: jnp.sum(solver(schedule, DATA.denoiser(schedule), x, 1.0, 0.01)))
-  )(x)
-  expected = flow(schedule, x + 1, 1.0, 0.01) - flow(schedule, x, 1.0, 0.01)
-  np.testing.assert_allclose(end, expected, rtol=1e-4)
+  end, slopes = jax.jit(jax.value_and_grad(total))(x)
+  exact = flow(schedule, x, 1.0, 0.01)
+  np.testing.assert_allclose(end, jnp.sum(exact), atol=1e-2)
+  np.testing.assert_allclose(slopes, flow(schedule, x + 1, 1.0, 0.01) - exact, rtol=1e-2)
 
 
 def test_chains_are_refused_and_told_what_to_use():
