@@ -105,6 +105,24 @@ def test_where_no_noise_is_raised_it_is_heun(path):
   assert not np.isclose(run(edm(3.0)), run(heun()), rtol=1e-3).any()
 
 
+def test_each_step_draws_anew_though_the_ways_up_overlap():
+  # A path of noise along the way alone would serve overlapping ways with the same increments.
+  schedule, times, seen = schedules.edm(), jnp.array([3.0, 2.5, 2.2]), []
+  sampler, xt = edm(40.0), jnp.ones((1, 3))
+
+  def noise(t, s, draw=0):
+    seen.append((float(t), float(s), int(draw)))
+    return xt
+
+  state = sampler.init(schedule, times, xt)
+  for index in (0, 1):
+    step = Step(times[index], times[index + 1], jnp.array(index))
+    state = sampler.update(schedule, DATA.denoiser(schedule), state, step, noise)
+  (t, _, first), (_, raised, second) = seen
+  assert raised > t
+  assert first != second
+
+
 def test_it_says_when_it_draws_noise():
   assert edm(1.0).stochastic and edm(1.0).between
   assert not edm(0.0).stochastic and not edm(0.0).between
