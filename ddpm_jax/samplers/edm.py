@@ -73,7 +73,7 @@ def edm(
     )
     q = fade * schedule.sigma(t) / schedule.sigma(high)
     fresh = schedule.sigma(high) * root(jnp.where(churned, (1 - q) * (1 + q), 0.0))
-    # The ways up from two steps overlap, and one Brownian path would repeat itself: a draw for each.
+    # Ways up from two steps overlap, where one Brownian path would repeat itself: a draw for each.
     x = fade * state.x + noise_scale * fresh * noise(t, high, step.index)
     x0 = denoiser(x, high).x0
     xs = advance(HEUN, in_sigma, schedule, denoiser, x, x0, high, step.s)
