@@ -64,16 +64,17 @@ def edm(
   ) -> Churned:
     t, log_snr = step.t, schedule.log_snr(step.t)
     n = jnp.exp(-log_snr / 2)
-    churned = (n >= noise_min) & (n <= noise_max) & jnp.isfinite(n)
-    raised = jnp.maximum(t, schedule.time(log_snr - 2 * jnp.log1p(state.gamma)))
+    raised = schedule.time(log_snr - 2 * jnp.log1p(state.gamma))
+    churned = (n >= noise_min) & (n <= noise_max) & jnp.isfinite(n) & (raised > t)
     high = jnp.where(churned, raised, t)
-    # By what is reached, since t_max or a chain may not let n rise as it should.
+    # By the noise that is reached, which t_max or a chain may keep below n̂.
     fade = jnp.where(
       churned, schedule.alpha(high) / jnp.where(churned, schedule.alpha(t), 1.0), 1.0
     )
     q = fade * schedule.sigma(t) / schedule.sigma(high)
-    fresh = schedule.sigma(high) * root((1 - q) * (1 + q))
-    x = fade * state.x + noise_scale * fresh * noise(t, high)
+    fresh = schedule.sigma(high) * root(jnp.where(churned, (1 - q) * (1 + q), 0.0))
+    # Ways up from two steps overlap, where one Brownian path would repeat itself: a draw for each.
+    x = fade * state.x + noise_scale * fresh * noise(t, high, step.index)
     x0 = denoiser(x, high).x0
     xs = advance(HEUN, in_sigma, schedule, denoiser, x, x0, high, step.s)
     return Churned(xs, x0, state.gamma)

@@ -12,8 +12,7 @@ from ddpm_jax.diffusion.oracle import GaussianData
 from ddpm_jax.samplers import Step
 
 COUNTS = (40, 80, 160, 320)
-# NumPy's, which stay as they are whatever precision the importing test has.
-DATA = GaussianData(np.array([0.4, -0.7, 0.1]), np.array([0.05, 0.3, 2.0]))
+DATA = GaussianData(jnp.array([0.4, -0.7, 0.1]), jnp.array([0.05, 0.3, 2.0]))
 
 
 def flow(schedule, x, t, s, data=DATA):
@@ -49,13 +48,16 @@ def error(sampler, schedule, times, seeded, count=None, data=DATA):
   return jnp.sqrt(jnp.mean(jnp.square(state.x - exact)))
 
 
+error_of = jax.jit(error, static_argnums=0)
+
+
 def slope(sampler, schedule, grid, seeded=0, counts=COUNTS, data=DATA):
   """-d log error / d log n by least squares, for runs of n updates over grid(schedule, n)."""
   # Grids of one length, of which the run takes the first n steps: one program for all.
-  compiled = jax.jit(lambda times, n: error(sampler, schedule, times, seeded, n, data))
   longest = max(counts) + 1
   grids = [np.resize(grid(schedule, n), longest) for n in counts]
-  errors = [float(compiled(times, n)) for times, n in zip(grids, counts, strict=True)]
+  runs = zip(grids, counts, strict=True)
+  errors = [float(error_of(sampler, schedule, times, seeded, n, data)) for times, n in runs]
   assert all(small < large for large, small in itertools.pairwise(errors)), errors
   return -np.polyfit(np.log(counts), np.log(errors), 1)[0]
 

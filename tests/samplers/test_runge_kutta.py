@@ -35,14 +35,10 @@ GRIDS = {'log': even_in_log_snr, 'sigma': even_in_sigma}
 LENGTH = 101  # of most grids here, so that they share their programs
 
 
+@partial(jax.jit, static_argnums=0)
 def path_of(sampler, schedule, times, xT):
   """Every x from xT on, (N, B, D)."""
-  return compiled_path(sampler, DATA, schedule, times, xT)
-
-
-@partial(jax.jit, static_argnums=0)
-def compiled_path(sampler, data, schedule, times, xT):
-  denoiser = data.denoiser(schedule)
+  denoiser = DATA.denoiser(schedule)
   return sample(sampler, denoiser, schedule, times, xT, None, return_path=True, final='keep')[1]
 
 
@@ -188,7 +184,7 @@ def test_single_precision_costs_no_more_than_its_rounding(name):
   schedule = schedules.flow()
   times = np.linspace(1.0, 0.01, LENGTH)
   xT = np.asarray(begin(schedule, 1.0))
-  double = path_of(CLASSICAL[name], schedule, times, xT)
+  double = path_of(CLASSICAL[name], schedule, jnp.asarray(times), jnp.asarray(xT))
   with jax.enable_x64(False):
     single = path_of(CLASSICAL[name], schedule, jnp.asarray(times), jnp.asarray(xT))
   assert single.dtype == jnp.float32
