@@ -83,6 +83,16 @@ def test_every_draw_and_part_and_step_of_white_noise_is_new_and_none_is_the_path
   assert len(np.unique(np.concatenate(values + path))) == 2 * (len(values) + 3)
 
 
+def test_a_path_goes_by_the_snr_whatever_the_schedule(make_keys):
+  keys, log_snrs = make_keys(3), (-4.0, 1.0)
+  found = [
+    noise_of('brownian', path, keys)(*(path.time(log_snr) for log_snr in log_snrs))
+    for path in (schedules.vp(), schedules.edm(), schedules.flow())
+  ]
+  np.testing.assert_allclose(found[1], found[0], atol=1e-6)
+  np.testing.assert_allclose(found[2], found[0], atol=1e-6)
+
+
 def test_a_path_knows_neither_steps_nor_parts(make_keys):
   keys, schedule = make_keys(3), schedules.vp()
   first = noise_of('brownian', schedule, keys, index=0)(0.5, 0.4, 0, 0)

@@ -143,15 +143,15 @@ def test_euler_ancestral_is_ddim_and_ancestral_sampling_draw_by_draw(make_keys, 
     np.testing.assert_allclose(one, other, rtol=1e-9)
 
 
-def ends(sampler, keys, noise='white', n=6):
+def ends(sampler, keys):
   """x / alpha at the end of runs through the same values of sigma / alpha, on each of the paths."""
 
   def each(keys):
     for schedule in (schedules.vp(), schedules.edm(), schedules.flow()):
-      times = jax.vmap(schedule.time)(jnp.linspace(-5.0, 5.0, n + 1))
+      times = jax.vmap(schedule.time)(jnp.linspace(-5.0, 5.0, 7))
       xT = schedule.alpha(times[0]) * 12 * jnp.array([[1.0, -0.3, 0.2], [0.1, 0.5, -1.0]])
       denoiser = DATA.denoiser(schedule)
-      x = sample(sampler, denoiser, schedule, times, xT, keys, noise, final='keep')
+      x = sample(sampler, denoiser, schedule, times, xT, keys, final='keep')
       yield x / schedule.alpha(times[-1])
 
   return jax.jit(lambda keys: list(each(keys)))(keys)
@@ -164,27 +164,9 @@ def test_a_run_is_the_same_on_every_path(make_keys, name):
   np.testing.assert_allclose(flow, vp, rtol=1e-8, atol=1e-9)
 
 
-def test_a_brownian_path_is_the_same_on_every_path(make_keys):
-  vp, edm, flow = ends(dpmpp_sde(), make_keys(2), 'brownian', n=2)
-  np.testing.assert_allclose(edm, vp, rtol=1e-6)
-  np.testing.assert_allclose(flow, vp, rtol=1e-6)
-
-
 def test_reverse_diffusion_is_another_on_every_path(make_keys):
   vp, edm, _ = ends(reverse_diffusion(), make_keys(2))
   assert np.abs(vp - edm).min() > 1e-3
-
-
-# One of each: what steps ask of the noise.
-STRONG = {
-  'euler_ancestral': euler_ancestral(),
-  'dpm2_ancestral half': dpm2_ancestral(0.5),
-  'dpmpp_2s_ancestral': dpmpp_2s_ancestral(),
-  'dpmpp_sde': dpmpp_sde(),
-  'dpmpp_2m_sde': dpmpp_2m_sde(),
-  'dpmpp_3m_sde half': dpmpp_3m_sde(0.5),
-  'reverse_diffusion': reverse_diffusion(),
-}
 
 
 def runs(sampler, noise, keys, counts):
@@ -205,11 +187,11 @@ def runs(sampler, noise, keys, counts):
   return [run(np.resize(even_in_log_snr(schedule, n), longest), n) for n in counts]
 
 
-@pytest.mark.parametrize('name', STRONG)
+@pytest.mark.parametrize('name', ['dpmpp_sde', 'dpmpp_3m_sde'])
 def test_runs_along_one_brownian_path_converge_to_one_sample(make_keys, name):
   # With additive noise, to first order however high the weak order.
-  counts = (20, 40, 80, 160, 320)
-  x = runs(STRONG[name], 'brownian', make_keys(256), counts)
+  counts = (20, 40, 80, 160)
+  x = runs(of(name), 'brownian', make_keys(256), counts)
   gaps = [np.sqrt(np.mean((a - b) ** 2)) for a, b in itertools.pairwise(x)]
   measured = -np.polyfit(np.log(counts[:-1]), np.log(gaps), 1)[0]
   assert 0.8 < measured < 1.5
@@ -217,12 +199,12 @@ def test_runs_along_one_brownian_path_converge_to_one_sample(make_keys, name):
 
 
 def test_runs_along_white_noise_do_not(make_keys):
-  x = runs(STRONG['dpmpp_sde'], 'white', make_keys(256), (80, 160))
+  x = runs(of('dpmpp_sde'), 'white', make_keys(256), (80, 160))
   assert np.sqrt(np.mean((x[0] - x[1]) ** 2)) > 0.5
 
 
 @pytest.mark.parametrize('noise', NOISES)
-@pytest.mark.parametrize('name', ['dpmpp_sde', 'dpmpp_3m_sde'])
+@pytest.mark.parametrize('name', ['dpmpp_sde'])
 def test_a_sample_depends_on_its_own_key_and_start_alone(make_keys, name, noise):
   schedule = schedules.vp()
   times, keys = even_in_log_snr(schedule, 4), make_keys(6)
