@@ -14,7 +14,13 @@ from ddpm_jax.samplers.dpm_solver import dpm_solver
 from ddpm_jax.samplers.dpmpp import dpmpp_2m, dpmpp_2s, dpmpp_3m
 from ddpm_jax.samplers.dpmpp_sde import dpmpp_2m_sde, dpmpp_3m_sde, dpmpp_sde
 from ddpm_jax.samplers.edm import edm
-from ddpm_jax.samplers.grids import OF_LOG_SNR, TIME_GRIDS, time_grid
+from ddpm_jax.samplers.grids import (
+  OF_LOG_SNR,
+  TIME_GRIDS,
+  bound_costs,
+  cheapest_path,
+  time_grid,
+)
 from ddpm_jax.samplers.guidance import (
   autoguidance,
   classifier_free,
@@ -28,7 +34,7 @@ from ddpm_jax.samplers.multistep import deis, ipndm, lms, plms, pndm
 from ddpm_jax.samplers.noise import NOISES, Noise, Step
 from ddpm_jax.samplers.runge_kutta import dpm2, euler, heun, rk4
 from ddpm_jax.samplers.sampler import Sampler, State, num_evaluations, prior_sample, sample
-from ddpm_jax.samplers.solvers import SOLVERS
+from ddpm_jax.samplers.solvers import SOLVERS, solve
 from ddpm_jax.samplers.stochastic import dpm2_ancestral, dpmpp_2s_ancestral, euler_ancestral
 from ddpm_jax.samplers.thresholding import THRESHOLDS, clip_x0, dynamic_threshold
 from ddpm_jax.samplers.unipc import unipc
@@ -77,6 +83,8 @@ __all__ = [
   'ancestral',
   'annealed_langevin',
   'autoguidance',
+  'bound_costs',
+  'cheapest_path',
   'classifier_free',
   'classifier_guidance',
   'clip_x0',
@@ -115,6 +123,7 @@ __all__ = [
   'reverse_diffusion',
   'rk4',
   'sample',
+  'solve',
   'start_from',
   'time_grid',
   'unipc',
