@@ -91,6 +91,14 @@ def test_without_noise_it_converges_to_the_probability_flow(name):
   assert order - 0.1 < measured < order + (0.5 if 'published' in name else 1.2)
 
 
+@pytest.mark.parametrize('name', [name for name in TWINS if TWINS[name][1] > 1])
+def test_without_noise_it_also_goes_from_data_to_noise(name):
+  sampler, order, seeded = TWINS[name]
+  upwards = lambda schedule, n: even_in_log_snr(schedule, n)[::-1]  # noqa: E731
+  measured = slope(sampler, schedules.vp(), upwards, seeded, (40, 80, 160))
+  assert order - 0.15 < measured < order + 1.2
+
+
 @pytest.mark.parametrize('name', BY_SNR)
 def test_a_point_mass_keeps_its_marginals_whatever_the_steps(name):
   # x0 is then one constant, for which every formula here is exact.
@@ -209,6 +217,18 @@ def test_from_zero_terminal_snr_the_law_converges_too(name):
     error(np.resize(np.linspace(1.0, 0.1, n + 1), 81), jnp.array(n)) for n in (10, 80)
   )
   assert fine * 5**order < coarse < 0.4
+
+
+@pytest.mark.parametrize('eta', [0.5, 1.0])
+def test_from_zero_terminal_snr_dpm2_takes_eulers_first_step(make_keys, eta):
+  # Where xt says nothing of x0, neither does xt less a better eps.
+  schedule, times = schedules.flow(), jnp.array([1.0, 0.6])
+  xT = jax.random.normal(jax.random.key(0), (4, 3))
+  one, other = (
+    sample(make(eta), DATA.denoiser(schedule), schedule, times, xT, make_keys(4), final='keep')
+    for make in (dpm2_ancestral, euler_ancestral)
+  )
+  np.testing.assert_allclose(one, other, rtol=1e-12)
 
 
 @pytest.mark.parametrize(
