@@ -81,6 +81,22 @@ def test_the_law_of_a_run_converges_with_its_weak_order(name):
   assert order - 0.15 < measured < order + 1.2
 
 
+def test_the_parabola_wants_steps_of_like_length():
+  # 50 times of the DDPM chain, as they are and even in log-SNR, and the variance at the last.
+  path = schedules.interpolate(schedules.linear())
+  moments = lambda name: jax.jit(lambda times: recursions.moments(of(name), path, times)[1])  # noqa: E731
+  parabola, others = (
+    moments('dpmpp_3m_sde'),
+    [moments(n) for n in ('dpmpp_sde', 'dpmpp_2m_sde heun')],
+  )
+  exact = recursions.marginal(path, 1.0)[1]
+  assert (parabola(jnp.linspace(1000.0, 1.0, 50)) / exact)[0] > 5
+  even = even_in_log_snr(path, 49, path.log_snr(1000.0), path.log_snr(1.0))
+  off, *more = (np.abs(variance(even) / exact - 1).max() for variance in (parabola, *others))
+  assert off < 0.01
+  assert off < min(more)
+
+
 @pytest.mark.parametrize('name', TWINS)
 def test_without_noise_it_converges_to_the_probability_flow(name):
   sampler, order, seeded = TWINS[name]
