@@ -61,6 +61,7 @@ def dpmpp_sde(eta: float = 1.0, r: float = 0.5, noise_scale: float = 1.0) -> Sam
   Here xm is where a first-order step, X0 = x0(xt), arrives at the fraction r of h. The noise of the
   whole step continues that of the first part: the two make one path of the exact process, without
   which the variance of xs would be right to first order only. It is weakly of second order.
+  k-diffusion takes the ancestral samplers' eta here, which is the same for 0 and 1.
 
   Reference: Crowson 2022, https://github.com/crowsonkb/k-diffusion, after Lu et al. 2022,
   https://arxiv.org/abs/2211.01095, algorithm 1.
@@ -125,10 +126,14 @@ def dpmpp_3m_sde(eta: float = 1.0, published: bool = False, noise_scale: float =
 
   With the slopes g1 = (h / h1) (x0 - x0') and g2 = (h / h2) (x0' - x0'') its coefficients are
   c1 = g1 + (g1 - g2) h1 / (h1 + h2) and c2 = (g1 - g2) h / (h1 + h2). As it was published, the
-  method takes half of c2. For eta = 0 that makes it of second order, and without it the order is
-  three, as measured. For eta > 0 the mean converges with these orders but the variance, on which
-  the noise within a step acts only through later predictions, with the second: that is the weak
-  order of both. It begins with a step of first and one of second order.
+  method takes half of c2: for eta = 0 and with exact history that measures order 2, the parabola
+  itself order 3. For eta > 0 the noise within a step acts on the variance through later predictions
+  alone, which is right to second order: the weak order of both, as measured. It begins with a step
+  of first and one of second order.
+
+  A step much longer than the last extrapolates the noise in x0 as well: a grid even in time down to
+  the first time of a chain gives narrow data several times its variance. It wants steps of much the
+  same length in log-SNR, where its error is below that of `dpmpp_2m_sde`.
 
   Reference: Crowson 2022, https://github.com/crowsonkb/k-diffusion.
 
