@@ -209,17 +209,15 @@ def test_of_a_mixture_the_bound_is_above_the_value_and_falls_to_it():
     return jnp.sum(jax.lax.map(term, (times[1:], times[:-1])))
 
   excesses = []
-  for count in (10, 20, 40, 80):
+  for count in (10, 30, 90):
     times = jax.vmap(path.time)(jnp.linspace(-5.0, 9.0, count + 1))
     last = reconstruction_term(path, denoiser, x0, times, eps, 'optimal', density)
     excesses.append(float(first + chain(times) + weights @ last) - value)
-  print(excesses)
   assert min(excesses) > 0
   assert np.all(np.diff(excesses) < 0)
   assert excesses[-1] < 0.01
   limit = weights @ integrated_terms(path, denoiser, x0, eps, nodes=80)
   last = weights @ continuous_reconstruction(path, denoiser, x0, eps, density)
-  print(first + limit + last - value)
   assert -1e-6 < first + limit + last - value < 1e-3
 
 

@@ -75,26 +75,28 @@ def test_the_bound_is_above_the_entropy_and_near_it(gaussian, measure):
 
 @pytest.mark.parametrize('name', LIKELIHOODS)
 def test_with_the_exact_denoiser_all_likelihoods_agree(name):
-  """Pixels of three levels with odds of their own: each likelihood is their log-odds."""
-  odds = jnp.array([0.5, 0.1, 0.4])
+  """Pixels of three levels with odds that the label has: each likelihood is their log-odds."""
+  odds = jnp.array([[0.5, 0.1, 0.4], [0.2, 0.2, 0.6]])
   values = jnp.array([[[[-1.0, 0.0, 1.0]]]])
   schedule = schedules.cosine_log_snr(-9.0, 6.0)  # at the end, noise of a twentieth of a level
 
   def make(schedule, params, cond):
-    def denoise(x, t):
+    def denoise(x, t, label):
       alpha, sigma = schedule.alpha(t), schedule.sigma(t)
       fits = -0.5 * jnp.square((x[..., None] - alpha * values) / sigma)
-      posterior = jax.nn.softmax(fits + jnp.log(odds).reshape(values.shape))
+      posterior = jax.nn.softmax(fits + jnp.log(odds[label]).reshape(values.shape))
       return Denoised(jnp.sum(posterior * values, axis=-1))
 
-    return lambda xt, t: jax.vmap(denoise)(xt, jnp.broadcast_to(t, xt.shape[:1]))
+    labels = cond['label']
+    return lambda xt, t: jax.vmap(denoise)(xt, jnp.broadcast_to(t, xt.shape[:1]), labels)
 
-  image = np.random.default_rng(0).choice(3, (40, 2, 2, 1), p=np.asarray(odds)).astype(np.uint8)
+  rng, labels = np.random.default_rng(0), np.arange(40, dtype=np.int32) % 2
+  image = np.stack([rng.choice(3, (2, 2, 1), p=np.asarray(odds[n])) for n in labels])
   likelihood = LIKELIHOODS[name](schedule, Settings(categorical(3), 'small', 200))
-  bits = make_bits(make, likelihood, 3, conditional=False)
-  split = data.Arrays(image, np.zeros(40, np.int32))
+  bits = make_bits(make, likelihood, 3, conditional=True)
+  split = data.Arrays(image.astype(np.uint8), labels)
   found = split_bits(bits, {}, split, seed=0, batch_size=40, tolerance=0.0, most=8)
-  truth = -np.log2(np.asarray(odds))[image].mean()
+  truth = -np.log2(np.asarray(odds))[labels[:, None, None, None], image].mean()
   # A chain of 1000 steps and the flow's solver are within half a hundredth of their limits.
   assert abs(found.mean - truth) < 4 * found.error + 0.005
   assert found.error < 0.02
@@ -116,11 +118,7 @@ def test_replicates_stop_at_the_tolerance(measure):
   assert tight.replicates == pytest.approx(8, abs=4), 'the error goes with 1 / sqrt(replicates)'
 
 
-# An adaptive solver's steps turn other rounding into what its tolerance allows.
-ROUNDING = {'chain': 1e-5, 'continuous': 1e-5, 'ode': 1e-3}
-
-
-@pytest.mark.parametrize('name', LIKELIHOODS)
+@pytest.mark.parametrize('name', ['chain', 'continuous'])
 def test_padding_and_batches_change_nothing(experiment, params, digits, name):
   def make(schedule, params, cond):
     network, parameterization = experiment.network, experiment.parameterization
@@ -134,8 +132,8 @@ def test_padding_and_batches_change_nothing(experiment, params, digits, name):
   padded = split_bits(bits, params, split, seed=0, batch_size=16, most=2, advance=done.append)
   whole = split_bits(bits, params, split, seed=0, batch_size=32, most=2)
   assert sum(done) == 2 * 27
-  assert padded.mean == pytest.approx(whole.mean, rel=ROUNDING[name])
-  assert padded.error == pytest.approx(whole.error, rel=10 * ROUNDING[name])
+  assert padded.mean == pytest.approx(whole.mean, rel=1e-5)
+  assert padded.error == pytest.approx(whole.error, rel=1e-4)
 
 
 def test_estimate_by_hand():

@@ -9,7 +9,6 @@ from ddpm_jax.evaluation.sampling import (
   Samples,
   balanced_labels,
   draw_samples,
-  evaluations,
   load_samples,
   save_samples,
 )
@@ -61,7 +60,7 @@ def test_evaluations_are_counted_where_the_network_is_called(experiment, params)
     counted = dataclasses.replace(with_sampler(experiment, guidance=guidance), network=counting)
     draw_samples(counted, params, 8, np.zeros(8, np.int32), seed=0, batch_size=8)
     jax.effects_barrier()
-    assert sum(rows) == 8 * evaluations(counted)
+    assert sum(rows) == 8 * counted.kind.evaluations(counted)
 
 
 def test_labels_are_balanced():

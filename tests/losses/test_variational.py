@@ -6,6 +6,7 @@ All data is the one point C and x0_hat the point C - ERROR, so that a step from 
 """
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -59,7 +60,12 @@ def evaluate(schedule, count=512, error=ERROR, **options):
   batch = {'image': jnp.full((count, *SHAPE), C), 'index': index}
   params = {'network': jnp.asarray(error), 'schedule': {}, 'loss': {}}
   keys = Keys(key, example_keys(key, index))
-  problem = make_problem(schedule, count)
+  return compiled(schedule, params, batch, keys, **options)
+
+
+@functools.partial(jax.jit, static_argnames='variance')
+def compiled(schedule, params, batch, keys, **options):
+  problem = make_problem(schedule, batch['index'].size)
   return LOSSES['variational'](problem, params, (), batch, keys, **options)
 
 
@@ -166,7 +172,8 @@ def test_an_examples_value_is_its_own():
   params = {'network': jnp.asarray(ERROR)}
   keys = Keys(key, example_keys(key, index))
   problem = make_problem(schedule, 8)
-  alone = LOSSES['variational'](problem, params, (), batch, keys).values
+  loss = jax.jit(lambda batch, keys: LOSSES['variational'](problem, params, (), batch, keys).values)
+  alone = loss(batch, keys)
   np.testing.assert_allclose(alone, evaluate(schedule, 8).values[index], rtol=1e-12)
 
 
@@ -182,6 +189,7 @@ def test_the_learned_fraction_trains_and_finds_its_optimum():
   batch = {'image': jnp.full((64, *SHAPE), C), 'index': index}
   keys = Keys(key, example_keys(key, index))
 
+  @jax.jit
   def mean(head):
     params = {'network': head}
     output = LOSSES['variational'](problem, params, (), batch, keys, variance='fraction')
