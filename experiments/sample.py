@@ -1,6 +1,7 @@
 """Draws samples of a trained run, with its averaged parameters.
 
   python -m experiments.sample --workdir=runs/digits --sampler=dpmpp_2m --steps=20 --guidance=2
+  python -m experiments.sample --workdir=runs/digits --sampler=ddim --option=eta=0.5
   python -m experiments.sample --workdir=runs/digits --init_image=three.png --strength=0.5
   python -m experiments.sample --list
 
@@ -9,6 +10,7 @@ uint8 images, arr_1 the labels), samples/samples.png, and with --animate samples
 depends on the seed, n and its class alone.
 """
 
+import ast
 import dataclasses
 import pathlib
 import time
@@ -20,7 +22,7 @@ import rich
 from absl import flags
 
 from ddpm_jax import data
-from ddpm_jax.config import Config
+from ddpm_jax.config import Config, from_json, to_json
 from ddpm_jax.errors import InputError
 from ddpm_jax.evaluation.catalog import sampler_table
 from ddpm_jax.evaluation.gallery import COLUMNS, by_class
@@ -39,6 +41,7 @@ from experiments import cli
 
 WORKDIR = flags.DEFINE_string('workdir', None, "The run's folder.")
 LIST = flags.DEFINE_bool('list', False, 'Print the table of samplers and grids, and end.')
+OPTION = flags.DEFINE_multi_string('option', [], "One of the sampler's own, as eta=0.5.")
 NUM = flags.DEFINE_integer('num', None, 'How many samples.', lower_bound=1)
 STEPS = flags.DEFINE_integer('steps', None, 'Times that the sampler visits.', lower_bound=1)
 SAMPLER = flags.DEFINE_string('sampler', None, 'Its name; see --list.')
@@ -105,14 +108,33 @@ def main() -> None:
 
 def overridden(run: Run) -> Config:
   """The run's config with what was typed; without classes there is nothing to guide to."""
-  config, sampler = run.config, run.config.sampler
+  tree, sampler = to_json(run.config), run.config.sampler
   if SAMPLER.value is not None and SAMPLER.value != sampler.name:
-    sampler = dataclasses.replace(sampler, name=SAMPLER.value, arguments={})
-  sampler = replaced(sampler, num_steps=STEPS, grid=GRID, noise=NOISE, guidance=GUIDANCE)
+    for name in sampler.arguments:
+      tree['sampler'].pop(name)
+  put(tree['sampler'], name=SAMPLER, num_steps=STEPS, grid=GRID, noise=NOISE, guidance=GUIDANCE)
+  tree['sampler'] |= dict(map(read_option, OPTION.value))
   if run.experiment.dataset.num_classes is None:
-    sampler = dataclasses.replace(sampler, guidance=1.0)
-  evaluation = replaced(config.evaluation, num_samples=NUM, batch_size=BATCH_SIZE)
-  return replaced(dataclasses.replace(config, sampler=sampler, evaluation=evaluation), seed=SEED)
+    tree['sampler']['guidance'] = 1.0
+  put(tree['evaluation'], num_samples=NUM, batch_size=BATCH_SIZE)
+  put(tree, seed=SEED)
+  return from_json(tree)
+
+
+def put(branch: dict[str, Any], **typed: flags.FlagHolder) -> None:
+  """Sets what was given by a flag."""
+  branch |= {name: flag.value for name, flag in typed.items() if flag.value is not None}
+
+
+def read_option(text: str) -> tuple[str, Any]:
+  """'eta=0.5' as ('eta', 0.5)."""
+  name, equals, value = text.partition('=')
+  if not equals:
+    raise InputError(f"--option: '{text}' is not of the form name=value, as eta=0.5")
+  try:
+    return name, ast.literal_eval(value)
+  except (ValueError, SyntaxError):
+    return name, value
 
 
 def chosen_picture(run: Run) -> Picture | None:
@@ -134,12 +156,6 @@ def chosen_picture(run: Run) -> Picture | None:
   if not 0 < strength <= 1:
     raise InputError(f'--strength: {strength} is outside (0, 1]')
   return Picture(image, mask, strength, RESAMPLE.value)
-
-
-def replaced(settings: Any, **typed: flags.FlagHolder) -> Any:
-  """The settings with those flags that were given."""
-  given = {name: flag.value for name, flag in typed.items() if flag.value is not None}
-  return dataclasses.replace(settings, **given)
 
 
 def chosen_labels(run: Run, num: int) -> np.ndarray | None:

@@ -32,7 +32,8 @@ class Sampler(NamedTuple):
   Attributes:
     init: (schedule, times, xT) -> state.
     update: (schedule, denoiser, state, step, noise) -> state.
-    order: of convergence to the probability flow; for a stochastic one, weakly, to the data.
+    order: of convergence to the probability flow; for a stochastic one, weakly, to the data; 0 for
+      those that more times do not bring there.
     evaluations: of the denoiser, in each update.
     startup: evaluations beyond those, in the first updates together.
     stochastic: whether it draws noise.
