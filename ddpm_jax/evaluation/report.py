@@ -127,7 +127,7 @@ def make_table(title: str, figures: Figures) -> Table:
     table.add_row(name, *(f'{group[key]:.2f}' for group in groups), reference)
   beside = [f'histogram: {base["histogram"]:.2f}', f'Gaussian: {base["gaussian"]:.2f}']
   for name, bits in figures['bits_per_dim'].items():
-    place = f'test bits/dim ≤, {name}'
+    place = f'bits/dim ≤, {name}'
     blanks = [''] * (len(groups) - 1)
     table.add_row(place, f'{bits["mean"]:.3f} ± {bits["error"]:.3f}', *blanks, '\n'.join(beside))
     beside = []
@@ -137,7 +137,7 @@ def make_table(title: str, figures: Figures) -> Table:
 def notes(figures: Figures) -> str:
   """What the table's figures are not clear without."""
   rows = figures['bits_per_dim']
-  lines = [f'bits/dim, {name}: {bits["how"]}' for name, bits in rows.items()]
+  lines = [f'bits/dim of the test split, {name}: {bits["how"]}' for name, bits in rows.items()]
   lines = [*([READ] if figures['real'] else []), RATIO, *lines]
   beaten = next(iter(rows.values()))['mean'] > figures['baselines']['histogram']
   return '\n'.join([*lines, SIMPLE] if beaten and figures['loss'] == 'simple' else lines)
