@@ -14,11 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax.diffusion import PARAMETERIZATIONS, schedules
+from ddpm_jax.diffusion import (
+  PARAMETERIZATIONS,
+  Denoised,
+  density,
+  schedules,
+  variational_bound,
+)
 from ddpm_jax.diffusion.learned import ENDS, INSIDE
 from ddpm_jax.diffusion.schedules import CONTINUOUS, bind, parameters
 from ddpm_jax.keys import Keys, example_keys, step_key
-from ddpm_jax.losses import LOSSES, Problem, make_factors
+from ddpm_jax.losses import LOSSES, WEIGHTS, Problem, make_factors
 
 pytestmark = pytest.mark.usefixtures('x64')
 
@@ -163,6 +169,34 @@ def test_a_network_trains_as_if_the_schedule_did_not():
   learned = path('learned')
   bound = 0.5 * (snr(learned, 0.0) - snr(learned, 1.0)) * 2 * ERROR
   np.testing.assert_allclose(slope(learned), bound, rtol=0.01)
+
+
+def test_the_weight_of_the_same_name_sums_to_what_the_error_costs_the_bound():
+  schedule, x0 = chain(), jnp.full((1, *SHAPE), C)
+
+  def total(error):
+    def denoiser(xt, t):
+      return Denoised(jnp.full_like(xt, C - error))
+
+    options = {'times': jnp.arange(20, 0, -1), 'variance': 'small', 'decoder': density}
+    return variational_bound(schedule, denoiser, x0, jax.random.key(0), **options).total[0]
+
+  times = jnp.arange(1, 21)
+  weights = jax.vmap(WEIGHTS['variational'], (None, 0))(schedule, times)
+  eps_errors = np.exp(np.asarray(schedule.log_snrs)[1:]) * ERROR**2
+  cost = (total(ERROR) - total(0.0)) / x0.size
+  np.testing.assert_allclose(np.sum(weights * eps_errors), cost, rtol=1e-9)
+
+
+@pytest.mark.parametrize('name', CONTINUOUS)
+def test_in_continuous_time_that_weight_integrates_to_the_range_of_snr(name):
+  schedule, (nodes, masses) = path(name), np.polynomial.legendre.leggauss(200)
+  half = (schedule.t_max - schedule.t_min) / 2
+  times = jnp.asarray(schedule.t_min + half * (nodes + 1))
+  weights = jax.vmap(WEIGHTS['variational'], (None, 0))(schedule, times)
+  snrs = np.exp(jax.vmap(schedule.log_snr)(times))
+  truth = 0.5 * (snr(schedule, schedule.t_min) - snr(schedule, schedule.t_max))
+  np.testing.assert_allclose(half * masses @ (weights * snrs), truth, rtol=1e-6)
 
 
 def test_an_examples_value_is_its_own():
