@@ -1,0 +1,148 @@
+"""Quality against evaluations of the network: every sampler on one trained run.
+
+  python -m experiments.tradeoff --workdir=runs/digits --evaluations=5,10,20,50
+
+Draws samples with each sampler at each budget, unguided and over one grid, and measures their
+distance from the held-out images in the features of a classifier of the training images. Prints a
+table; writes tradeoff.json and tradeoff.png to the run's folder. A run that is started again goes
+on with what is missing.
+"""
+
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+import rich
+from absl import flags
+from matplotlib.figure import Figure
+from rich import box
+from rich.table import Table
+
+from ddpm_jax.errors import InputError, choose
+from ddpm_jax.evaluation import report
+from ddpm_jax.evaluation.distances import DISTANCES, Features, measured
+from ddpm_jax.evaluation.progress import progress
+from ddpm_jax.evaluation.sampling import balanced_labels, draw_samples
+from ddpm_jax.samplers import SAMPLERS
+from ddpm_jax.training import Experiment, Run, backend, build, load_run
+from experiments import cli
+
+WORKDIR = flags.DEFINE_string('workdir', None, "The run's folder.", required=True)
+SAMPLER = flags.DEFINE_list('samplers', sorted(SAMPLERS), 'Which samplers.')
+EVALUATIONS = flags.DEFINE_list('evaluations', ['5', '10', '20', '50'], 'Budgets of each sample.')
+GRID = flags.DEFINE_string('grid', 'log_snr', 'Law of the times.')
+NUM = flags.DEFINE_integer('num', 500, 'How many samples each.', lower_bound=20)
+
+Rows = dict[str, dict[str, dict[str, float]]]
+
+
+def main() -> None:
+  """The command."""
+  backend.prepare()
+  workdir = pathlib.Path(WORKDIR.value)
+  run = load_run(workdir)
+  if run.experiment.kind.name != 'denoiser':
+    raise InputError(f'{workdir}: an autoencoder has no samplers to compare')
+  names = [name for name in SAMPLER.value if choose(SAMPLERS, name, '--samplers')]
+  real = report.read_real(build(run.config).dataset)
+  features = Features(real.train['image'], real.train['label'])
+  truth = features(real.test['image'])
+  path = workdir / 'tradeoff.json'
+  rows: Rows = json.loads(path.read_text()) if path.exists() else {}
+  cells = [(name, budget) for name in names for budget in map(read_budget, EVALUATIONS.value)]
+  with progress('samplers at budgets', len(cells)) as advance:
+    for name, budget in cells:
+      place = f'{name}/{GRID.value}/{NUM.value}'
+      if str(budget) not in rows.setdefault(place, {}) and (found := within(run, name, budget)):
+        x = features(draw(found, run))
+        rows[place][str(budget)] = {
+          **{k: v for key, d in DISTANCES.items() for k, v in named(key, measured(d, x, truth))},
+          'evaluations': found.kind.evaluations(found),
+        }
+        path.write_text(json.dumps(rows, indent=2) + '\n')
+      advance(1)
+  rich.print(make_table(rows))
+  draw_plot(rows, workdir / 'tradeoff.png')
+  print(f'{path}\n{workdir / "tradeoff.png"}')
+
+
+def read_budget(text: str) -> int:
+  """A number of evaluations."""
+  if not text.isdigit() or int(text) < 1:
+    raise InputError(f"--evaluations: '{text}' is not a positive number")
+  return int(text)
+
+
+def within(run: Run, name: str, budget: int) -> Experiment | None:
+  """The run with that sampler at the most times that the budget pays; None where it pays none."""
+  sampler = SAMPLERS[name]()
+  num_steps = 1 + (budget - 1 - sampler.startup) // sampler.evaluations
+  if num_steps < 2:
+    return None
+  wanted = dataclasses.replace(
+    run.config.sampler,
+    name=name,
+    arguments={},
+    num_steps=num_steps,
+    grid=GRID.value,
+    guidance=1.0,
+  )
+  return run.rebuild(dataclasses.replace(run.config, sampler=wanted))
+
+
+def draw(experiment: Experiment, run: Run) -> np.ndarray:
+  """The samples, as floats in [-1, 1]."""
+  labels = balanced_labels(NUM.value, experiment.dataset.num_classes)
+  images = draw_samples(
+    experiment,
+    run.params,
+    NUM.value,
+    labels,
+    seed=run.config.seed,
+    batch_size=run.config.evaluation.batch_size,
+  )
+  return report.floats(images, 256)
+
+
+def named(key: str, found: tuple[float, float]) -> list[tuple[str, float]]:
+  """[('mmd', value), ('mmd_error', error)]."""
+  return list(zip((key, f'{key}_error'), found, strict=True))
+
+
+def make_table(rows: Rows) -> Table:
+  """A line for each sampler, a column for each budget: Fréchet distance ± error."""
+  budgets = sorted({int(budget) for row in rows.values() for budget in row})
+  table = Table(title='Fréchet distance of features', title_justify='left', box=box.SIMPLE_HEAD)
+  table.add_column('sampler')
+  for budget in budgets:
+    table.add_column(f'{budget} evaluations', justify='right')
+  for place, row in rows.items():
+    found = (row.get(str(budget)) for budget in budgets)
+    table.add_row(place.split('/')[0], *(show(cell) if cell else '' for cell in found))
+  return table
+
+
+def show(cell: dict[str, float]) -> str:
+  """12.3 ± 0.4."""
+  return f'{cell["frechet"]:.2f} ± {cell["frechet_error"]:.2f}'
+
+
+def draw_plot(rows: Rows, path: pathlib.Path) -> None:
+  """Every sampler's distance over its evaluations."""
+  figure = Figure(figsize=(8, 5), layout='constrained')
+  axes = figure.subplots()
+  for number, (place, row) in enumerate(rows.items()):
+    cells = [row[budget] for budget in sorted(row, key=int)]
+    x, y, error = (
+      [cell[key] for cell in cells] for key in ('evaluations', 'frechet', 'frechet_error')
+    )
+    style = {'linestyle': ('-', '--', ':')[number // 10 % 3], 'marker': 'o', 'markersize': 3}
+    axes.errorbar(x, y, error, label=place.split('/')[0], **style)
+  axes.set(xscale='log', yscale='log', xlabel='evaluations', ylabel='Fréchet distance of features')
+  axes.legend(fontsize='x-small', ncols=2, loc='center left', bbox_to_anchor=(1.0, 0.5))
+  figure.savefig(path, dpi=120)
+
+
+if __name__ == '__main__':
+  cli.run(main)
