@@ -3,7 +3,7 @@
   python -m experiments.evaluate --workdir=runs/digits
 
 Reads samples.npz of experiments.sample; where those are guided, draws as many without guidance
-(samples_unguided.npz, samples/unguided.png). Writes report.json.
+(samples_unguided.npz, samples/samples_unguided.png). Writes report.json.
 """
 
 import dataclasses
@@ -53,7 +53,8 @@ VARIANCE = flags.DEFINE_enum(
   'variance',
   None,
   ['small', 'large', 'fraction'],
-  "Of the bound's reverse steps; unset: fraction where the network learned it, else large.",
+  "Of the chain's reverse steps; unset: fraction where it is learned, else large (for the "
+  'variational loss small).',
 )
 
 

@@ -69,6 +69,8 @@ def main() -> None:
   backend.prepare()
   workdir = pathlib.Path(WORKDIR.value)
   run = load_run(workdir)
+  if ANIMATE.value and run.experiment.kind.name != 'denoiser':
+    raise InputError('--animate: an autoencoder has no path to show')
   config = overridden(run)
   experiment = run.rebuild(config)
   num = config.evaluation.num_samples

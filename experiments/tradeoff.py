@@ -51,9 +51,10 @@ def main() -> None:
   path = workdir / 'tradeoff.json'
   rows: Rows = json.loads(path.read_text()) if path.exists() else {}
   cells = [(name, budget) for name in names for budget in map(read_budget, EVALUATIONS.value)]
+  wanted = f'/{GRID.value}/{NUM.value} samples/step {run.step}'
   with progress('samplers at budgets', len(cells)) as advance:
     for name, budget in cells:
-      place = f'{name}/{GRID.value}/{NUM.value}'
+      place = name + wanted
       if str(budget) not in rows.setdefault(place, {}) and (found := within(run, name, budget)):
         x = features(draw(found, run))
         rows[place][str(budget)] = {
@@ -62,6 +63,7 @@ def main() -> None:
         }
         path.write_text(json.dumps(rows, indent=2) + '\n')
       advance(1)
+  rows = {place: row for place, row in rows.items() if row and place.endswith(wanted)}
   rich.print(make_table(rows))
   draw_plot(rows, workdir / 'tradeoff.png')
   print(f'{path}\n{workdir / "tradeoff.png"}')

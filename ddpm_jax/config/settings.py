@@ -17,6 +17,7 @@ BOUNDS: dict[str, tuple[Callable[[float, float], bool], str]] = {
   'at_least': (operator.ge, 'at least'),
   'above': (operator.gt, 'above'),
   'below': (operator.lt, 'below'),
+  'at_most': (operator.le, 'at most'),
 }
 
 
@@ -119,7 +120,7 @@ class Sampler(Choice):
   noise: str = setting('white', "where a stochastic one's noise comes from")
   guidance: float = setting(1.0, 'scale of classifier-free guidance; 1: none', at_least=0)
   rescale: float = setting(
-    0.0, "share in which guidance keeps the prediction's contrast", at_least=0
+    0.0, "share in which guidance keeps the prediction's contrast", at_least=0, at_most=1
   )
   interval: tuple[float, float] | None = setting(
     None, 'log-SNRs between which to guide; unset: all'

@@ -40,11 +40,13 @@ def drawn_on(config: Config, sampler: Sampler | None, schedule: Any) -> tuple[An
   those of the grid and for grids even in log-SNR, which crowd between its last few times.
 
   Raises:
-    InputError: the chain has no such reading, or the grid no such times.
+    InputError: the chain has no such reading, the grid no such times, or the interval is empty.
   """
   wanted = config.sampler
   if sampler is None or schedule is None:
     return schedule, jnp.zeros(0)
+  if wanted.interval:
+    log_snr_interval(schedule, *wanted.interval)  # refuses an empty one before anything is trained
   between = sampler.between or wanted.grid in OF_LOG_SNR
   if between and isinstance(schedule, Discrete):
     try:
