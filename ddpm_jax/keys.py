@@ -28,6 +28,7 @@ PURPOSES = {
       'sampler',
       'bound',
       'heldout',
+      'loss',
     )
   )
 }

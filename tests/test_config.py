@@ -51,7 +51,7 @@ def tables() -> Tables:
   groups['schedule'] = Group({'line': line, 'curve': curve, 'listed': listed})
   groups['dataset'] = Group({'only': anything}, fallback=lambda name: remote)
   groups['model'] = Group({'net': net}, supplied=frozenset({'num_classes'}))
-  return Tables(groups, {'sampler.grid': {'trailing': anything, 'leading': anything}})
+  return Tables(groups, {'sampler.grid': {'trailing': anything, 'leading': anything}}, {})
 
 
 def filled():

@@ -7,6 +7,7 @@ keyword arguments of that entry, read from its signature. A choice may also be a
 name='package.module:function', with its own arguments in `args`.
 """
 
+from ddpm_jax.config.entries import find_entry
 from ddpm_jax.config.provenance import provenance
 from ddpm_jax.config.settings import CLASSES, Choice, Config, settings
 from ddpm_jax.config.tables import Group, Tables, all_tables
@@ -27,6 +28,7 @@ __all__ = [
   'Tables',
   'all_tables',
   'base_config',
+  'find_entry',
   'from_config_dict',
   'from_json',
   'no_setting',

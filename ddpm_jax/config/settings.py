@@ -9,8 +9,8 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any, get_type_hints
 
+from ddpm_jax.config.entries import find_function
 from ddpm_jax.config.signatures import fit, show
-from ddpm_jax.config.tables import find_function
 from ddpm_jax.errors import InputError
 
 BOUNDS: dict[str, tuple[Callable[[float, float], bool], str]] = {
@@ -96,7 +96,7 @@ class Parameterization(Choice):
 class Loss(Choice):
   """What is minimized; a factor left unset is the loss's own."""
 
-  weight: str | None = setting(None, 'weight of the squared eps error at each time')
+  weight: str | None = setting(None, 'weight of the squared eps error, as min_snr(gamma=5)')
   time_law: str | None = setting(None, 'how times are drawn')
   distance: str | None = setting(None, 'between output and target')
 

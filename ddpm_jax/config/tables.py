@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from ddpm_jax.config.signatures import keywords, kind
-from ddpm_jax.errors import InputError, choose, unknown
-
-PLUGIN = re.compile(r'[A-Za-z_][\w.]*:[A-Za-z_]\w*')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,10 +34,17 @@ class Group:
 
 
 class Tables(NamedTuple):
-  """All that names are looked up in: choice groups, and plain settings as 'sampler.grid'."""
+  """All that names are looked up in, by where they are written.
+
+  Attributes:
+    groups: 'loss' -> its table.
+    options: 'sampler.grid' -> the table of a plain setting's names.
+    factors: 'loss.weight' -> the table of a setting that may be an expression or a plug-in.
+  """
 
   groups: Mapping[str, Group]
   options: Mapping[str, Mapping[str, Callable]]
+  factors: Mapping[str, Mapping[str, Callable]]
 
 
 def all_tables() -> Tables:
@@ -63,7 +65,6 @@ def all_tables() -> Tables:
     'sampler': Group(samplers.SAMPLERS),
   }
   options = {
-    **{f'loss.{factor}': table for factor, table in losses.FACTORS.items()},
     'optimizer.lr_schedule': optimizers.LR_SCHEDULES,
     'sampler.grid': samplers.TIME_GRIDS,
     'sampler.noise': samplers.NOISES,
@@ -72,24 +73,5 @@ def all_tables() -> Tables:
     'evaluation.likelihoods': likelihood.LIKELIHOODS,
     'evaluation.decoder': likelihood.DECODERS,
   }
-  return Tables(groups, options)
-
-
-def find_function(
-  name: str,
-  table: Mapping[str, Callable],
-  field: str,
-  fallback: Callable[[str], Callable] | None = None,
-) -> Callable:
-  """An entry of the table, an imported plug-in 'package.module:function', or fallback(name)."""
-  if name in table or not PLUGIN.fullmatch(name):
-    return choose(table, name, field) if name in table or not fallback else fallback(name)
-  module_name, function_name = name.split(':')
-  try:
-    module = importlib.import_module(module_name)
-  except Exception as error:
-    raise InputError(f"{field}: '{name}' cannot be imported: {error!r}") from error
-  if not callable(getattr(module, function_name, None)):
-    public = [key for key, value in vars(module).items() if callable(value) and key[0] != '_']
-    raise InputError(unknown(function_name, public, f'{field}: {module_name}'))
-  return getattr(module, function_name)
+  factors = {f'loss.{factor}': table for factor, table in losses.FACTORS.items()}
+  return Tables(groups, options, factors)

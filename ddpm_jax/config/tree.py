@@ -10,9 +10,10 @@ from typing import Any, get_type_hints
 from absl import logging
 from ml_collections import ConfigDict, config_dict
 
+from ddpm_jax.config.entries import PLUGIN, find_entry, find_function
 from ddpm_jax.config.settings import CLASSES, Choice, Config, checked, converted, settings
 from ddpm_jax.config.signatures import RESERVED, keywords, kind
-from ddpm_jax.config.tables import PLUGIN, Tables, all_tables, find_function
+from ddpm_jax.config.tables import Tables, all_tables
 from ddpm_jax.errors import InputError, choose
 
 # What may differ between a run and its continuation.
@@ -96,10 +97,12 @@ def read_settings(
     if name in branch
   }
   for name, value in found.items():
-    options = tables.options.get(f'{where}.{name}'.removeprefix('config.'))
-    if options is not None and value is not None:
+    place, field = f'{where}.{name}'.removeprefix('config.'), f'{where}.{name}'
+    if place in tables.options and value is not None:
       for choice in value if isinstance(value, tuple) else (value,):
-        choose(options, choice, f'{where}.{name}')
+        choose(tables.options[place], choice, field)
+    if place in tables.factors and value is not None:
+      find_entry(value, tables.factors[place], field)
   return found
 
 

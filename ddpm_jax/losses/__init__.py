@@ -3,19 +3,21 @@
 A loss is `loss(problem, params, state, batch, keys) -> LossOutput(values (B,), metrics, state)`. It
 sees batch['image'] as float in [-1, 1], and never reduces over the batch. LOSSES maps names to such
 functions; those that are products start from the factors of PRESETS, each of which a flag may
-replace, as in --config.loss.time_law=stratified.
+replace, as in --config.loss.time_law=stratified. A loss with parameters or a state of its own says
+how they begin, by `starts_with`.
 """
 
 from __future__ import annotations
 
-from ddpm_jax.errors import choose
-from ddpm_jax.losses.distances import DISTANCES
+from collections.abc import Callable
+
+from ddpm_jax.losses.distances import DISTANCES, l2
 from ddpm_jax.losses.evidence import elbo
-from ddpm_jax.losses.problem import Factors, Loss, LossOutput, Problem
+from ddpm_jax.losses.problem import Factors, Loss, LossOutput, Problem, start, starts_with
 from ddpm_jax.losses.product import product
-from ddpm_jax.losses.time_laws import TIME_LAWS
+from ddpm_jax.losses.time_laws import TIME_LAWS, uniform
 from ddpm_jax.losses.variational import variational
-from ddpm_jax.losses.weights import WEIGHTS
+from ddpm_jax.losses.weights import WEIGHTS, simple
 
 LOSSES: dict[str, Loss] = {
   'simple': product,
@@ -24,29 +26,18 @@ LOSSES: dict[str, Loss] = {
 }
 
 PRESETS = {
-  'simple': {'weight': 'simple', 'time_law': 'uniform', 'distance': 'l2'},
+  'simple': Factors(weight=simple, time_law=uniform, distance=l2),
 }
 
 FACTORS = {'weight': WEIGHTS, 'time_law': TIME_LAWS, 'distance': DISTANCES}
 
 
-def make_factors(
-  name: str, *, weight: str | None = None, time_law: str | None = None, distance: str | None = None
-) -> Factors:
-  """The factors of a preset, with those replaced whose name is given.
+def make_factors(name: str, **given: Callable) -> Factors:
+  """The factors of a preset, with those given in place of its own.
 
   A loss with no preset of its own (a plug-in) starts from those of 'simple'.
-
-  Raises:
-    InputError: for a factor that is not in its table.
   """
-  given = {'weight': weight, 'time_law': time_law, 'distance': distance}
-  chosen = PRESETS.get(name, PRESETS['simple']) | {k: v for k, v in given.items() if v}
-  return Factors(
-    weight=choose(WEIGHTS, chosen['weight'], 'config.loss.weight'),
-    time_law=choose(TIME_LAWS, chosen['time_law'], 'config.loss.time_law'),
-    distance=choose(DISTANCES, chosen['distance'], 'config.loss.distance'),
-  )
+  return PRESETS.get(name, PRESETS['simple'])._replace(**given)
 
 
 __all__ = [
@@ -61,4 +52,6 @@ __all__ = [
   'LossOutput',
   'Problem',
   'make_factors',
+  'start',
+  'starts_with',
 ]

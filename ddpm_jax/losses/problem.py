@@ -58,6 +58,28 @@ class LossOutput(NamedTuple):
 Loss = Callable[[Problem, dict, Any, dict[str, Array], Keys], LossOutput]
 
 
+def starts_with(init: Callable[..., tuple[Any, Any]]) -> Callable[[Loss], Loss]:
+  """Decorator of a loss that trains parameters of its own or carries a state from step to step.
+
+  Args:
+    init: (problem, params, key, **options) -> (the first params['loss'], the first state). `params`
+      has 'network' and 'schedule' as training begins with them, `options` are the loss's own.
+  """
+
+  def mark(loss: Any) -> Loss:
+    loss.init = init
+    return loss
+
+  return mark
+
+
+def start(loss: Loss, problem: Problem, params: dict, key: Array) -> tuple[Any, Any]:
+  """What a loss begins with: params['loss'] and its state; ({}, ()) for one that keeps nothing."""
+  function, options = getattr(loss, 'func', loss), getattr(loss, 'keywords', {})
+  init = getattr(function, 'init', None)
+  return init(problem, params, key, **options) if init else ({}, ())
+
+
 def apply_network(
   problem: Problem, params: dict, xt: Array, t: Array, batch: dict[str, Array], keys: Keys
 ) -> Array:

@@ -12,7 +12,7 @@ import optax
 from jax import Array
 
 from ddpm_jax import data, models
-from ddpm_jax.config import Config
+from ddpm_jax.config import Config, find_entry
 from ddpm_jax.diffusion import PARAMETERIZATIONS, SCHEDULES, Parameterization, Schedule
 from ddpm_jax.diffusion.parameterization import Network, check_invertible
 from ddpm_jax.diffusion.schedules import (
@@ -23,7 +23,7 @@ from ddpm_jax.diffusion.schedules import (
 )
 from ddpm_jax.errors import InputError
 from ddpm_jax.keys import for_purpose
-from ddpm_jax.losses import LOSSES, Loss, Problem, make_factors
+from ddpm_jax.losses import FACTORS, LOSSES, Loss, Problem, make_factors, start
 from ddpm_jax.samplers import SAMPLERS, Sampler
 from ddpm_jax.training import autoencoding, denoising, optimizers
 from ddpm_jax.training.denoising import denoiser
@@ -149,7 +149,7 @@ def build(config: Config, dataset: data.Dataset | None = None) -> Experiment:
       network,
       schedule,
       parameterization,
-      make_factors(loss.name, weight=loss.weight, time_law=loss.time_law, distance=loss.distance),
+      make_factors(loss.name, **given_factors(loss)),
       config.dataset.batch_size,
       num_levels=dataset.num_levels,
     ),
@@ -164,6 +164,15 @@ def build(config: Config, dataset: data.Dataset | None = None) -> Experiment:
 
 
 CHANGES = {'zero_terminal_snr': zero_terminal_snr, 'continuous': interpolate}
+
+
+def given_factors(loss: Any) -> dict[str, Callable]:
+  """The factors that a config names itself."""
+  return {
+    factor: find_entry(getattr(loss, factor), table, f'config.loss.{factor}')
+    for factor, table in FACTORS.items()
+    if getattr(loss, factor)
+  }
 
 
 def make_schedule(config: Config) -> Any:
@@ -217,13 +226,22 @@ def init_params(experiment: Experiment) -> dict[str, Any]:
   """The parameters before training, from the config's seed: {'network', 'schedule', 'loss'}."""
   key = for_purpose(jax.random.key(experiment.config.seed), 'init')
   network = models.init_network(experiment.module, key, experiment.dataset.image_shape)
-  return {'network': network, 'schedule': parameters(experiment.schedule), 'loss': {}}
+  params = {'network': network, 'schedule': parameters(experiment.schedule)}
+  return {**params, 'loss': loss_start(experiment, params)[0]}
+
+
+def loss_start(experiment: Experiment, params: dict[str, Any]) -> tuple[Any, Any]:
+  """The loss's own parameters and its state before the first step."""
+  key = for_purpose(jax.random.key(experiment.config.seed), 'loss')
+  return start(experiment.loss, experiment.problem, params, key)
 
 
 def new_state(experiment: Experiment, params: dict[str, Any] | None = None) -> TrainState:
-  """The state before the first step, from `params` where given."""
+  """The state before the first step, from the parameters {'network', 'schedule'} where given."""
   params = init_params(experiment) if params is None else params
-  return init_state(params, experiment.optimizer, averages=tuple(experiment.decays))
+  own, loss_state = loss_start(experiment, params)
+  averages = tuple(experiment.decays)
+  return init_state({**params, 'loss': own}, experiment.optimizer, loss_state, averages)
 
 
 def make_step(experiment: Experiment, parallel: Parallel) -> Step:

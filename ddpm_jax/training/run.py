@@ -169,7 +169,7 @@ def write_record(workdir: pathlib.Path, experiment: Experiment) -> None:
 
 
 def initial_params(experiment: Experiment) -> dict[str, Any] | None:
-  """The averaged parameters of the run that `training.init_from` names; None where unset.
+  """{'network', 'schedule'} averaged, of the run `training.init_from` names; None where unset.
 
   Raises:
     InputError: that run has no checkpoint, or its parameters have other shapes.
@@ -183,6 +183,7 @@ def initial_params(experiment: Experiment) -> dict[str, Any] | None:
   except InputError as error:
     raise InputError(f'config.training.init_from: {error}') from error
   here = jax.eval_shape(lambda: experiments.init_params(experiment))
+  params, here = ({key: tree[key] for key in ('network', 'schedule')} for tree in (params, here))
   if shapes(params) != shapes(here):
     raise InputError(
       f'config.training.init_from: the network in {source} has parameters of other names or shapes'

@@ -173,7 +173,7 @@ def test_the_oracle_is_a_stationary_point_and_a_minimum(name, distance):
 @pytest.mark.parametrize('loss', PRESETS)
 @pytest.mark.parametrize('law', TIME_LAWS)
 def test_an_examples_value_depends_on_no_other_example_and_no_layout(loss, law):
-  factors = make_factors(loss, time_law=law)
+  factors = make_factors(loss, time_law=TIME_LAWS[law])
   problem = dataclasses.replace(make_problem(), factors=factors)
   together = evaluate(problem, range(8), loss=loss).values
   assert together.shape == (8,)
