@@ -89,7 +89,8 @@ def test_init_from_takes_the_averages_of_another_run(saved):
   assert same(params['network'], shifted(state.params['network'], 20))
   fresh = new_state(experiment, params)
   assert int(fresh.step) == 0
-  assert same(fresh.ema, {'0.9': params})
+  assert same(fresh.params, {**params, 'loss': {}})
+  assert same(fresh.ema, {'0.9': fresh.params})
 
 
 def test_init_from_refuses_another_network_and_a_missing_run(saved, tmp_path):
