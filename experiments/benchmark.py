@@ -1,14 +1,17 @@
 """Times training: the bare compiled step, the whole loop, and the same network in PyTorch.
 
   python -m experiments.benchmark --config=configs/digits.py --out=digits.json
+  python -m experiments.benchmark --config=configs/digits.py --sampling
 
 All in one process, in alternating blocks, so that what counts are ratios. The loop's time holds
 input, logging, averaging and checkpoints, each checkpoint shared out over checkpoint.every_steps.
 PyTorch and diffusers are no dependencies; where they are installed, their U-Net with the same
-sizes runs in the same rounds.
+sizes runs in the same rounds. With --sampling: a batch of samples as one program, as a loop in
+Python, the network alone, and diffusers' pipeline.
 """
 
 import contextlib
+import functools
 import importlib.util
 import json
 import os
@@ -28,7 +31,7 @@ from ddpm_jax.training import Experiment, backend, benchmark, build
 from ddpm_jax.training.experiment import init_params
 from ddpm_jax.training.flops import matmul_rate
 from ddpm_jax.training.parallel import PARALLEL, check_batch_size
-from experiments import cli
+from experiments import benchmark_sampling, cli
 
 Figures = dict[str, Any]
 
@@ -37,6 +40,7 @@ BLOCKS = flags.DEFINE_integer('blocks', 7, 'Blocks of each kind.', lower_bound=1
 STEPS = flags.DEFINE_integer(
   'steps', None, 'Steps in a block; unset: as many as take about 1.5 seconds.', lower_bound=2
 )
+SAMPLING = flags.DEFINE_bool('sampling', False, 'Time sampling, not training.')
 TORCH = flags.DEFINE_bool('torch', True, 'Time PyTorch too, where it is installed.')
 OUT = flags.DEFINE_string('out', None, 'A JSON file for the figures.')
 
@@ -46,12 +50,16 @@ def main() -> None:
   config = from_config_dict(CONFIG.value, cli.overrides())
   os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # leaves PyTorch its memory
   backend.prepare(config.training.deterministic)
-  check_batch_size(config.dataset.batch_size, jax.device_count())
   with fresh_folder() as folder:
-    figures = measure(build(config), folder)
-  rich.print(step_table(figures))
-  other = figures['torch']
-  rich.print(other if isinstance(other, str) else torch_table(figures))
+    if SAMPLING.value:
+      figures = benchmark_sampling.measure(config, BLOCKS.value, why_no_torch())
+      tables = benchmark_sampling.tables(figures)
+    else:
+      check_batch_size(config.dataset.batch_size, jax.device_count())
+      figures = measure(build(config), folder)
+      tables = training_tables(figures)
+  for table in tables:
+    rich.print(table)
   if OUT.value:
     pathlib.Path(OUT.value).write_text(json.dumps(figures, indent=2) + '\n')
 
@@ -113,21 +121,35 @@ def measure(experiment: Experiment, folder: pathlib.Path) -> Figures:
 
 def torch_side(experiment: Experiment, steps: int) -> tuple[Any, Callable[[int], float] | None]:
   """What PyTorch runs, and its run(steps) -> seconds; or why it doesn't, and None."""
-  if not TORCH.value:
-    return 'PyTorch: left out (--notorch)', None
-  missing = [name for name in ('torch', 'diffusers') if not importlib.util.find_spec(name)]
-  if missing:
-    return f'PyTorch: left out, since {" and ".join(missing)} cannot be imported', None
-  if jax.device_count() > 1:
-    return 'PyTorch: left out, since it would run on one device of several', None
+  if reason := why_no_torch():
+    return reason, None
   from experiments import torch_unet
 
   if reason := torch_unet.difference(experiment):
     return f'PyTorch: left out: {reason}', None
   batch = next(benchmark.batches(experiment))
-  name, run = torch_unet.fastest(experiment, batch, steps)
+  make = functools.partial(torch_unet.make_run, experiment, batch)
+  name, run = torch_unet.fastest(make, steps)
   unet = torch_unet.make_unet(experiment.module, experiment.dataset.image_shape)
   return {'variant': name, 'parameters': torch_unet.num_params(unet)}, run
+
+
+def why_no_torch() -> str | None:
+  """Why PyTorch is not timed, in words; None where it can be."""
+  if not TORCH.value:
+    return 'PyTorch: left out (--notorch)'
+  missing = [name for name in ('torch', 'diffusers') if not importlib.util.find_spec(name)]
+  if missing:
+    return f'PyTorch: left out, since {" and ".join(missing)} cannot be imported'
+  if jax.device_count() > 1:
+    return 'PyTorch: left out, since it would run on one device of several'
+  return None
+
+
+def training_tables(figures: Figures) -> list[Any]:
+  """The step's figures, and PyTorch's or why there are none."""
+  other = figures['torch']
+  return [step_table(figures), other if isinstance(other, str) else torch_table(figures)]
 
 
 def step_table(figures: Figures) -> Table:
@@ -142,10 +164,12 @@ def step_table(figures: Figures) -> Table:
     f'{figures["blocks"]} blocks of {figures["steps"]} steps',
   )
   for name, words in {'bare': 'the bare step', 'loop': 'the whole loop'}.items():
-    table.add_row(f'{words}, ms', *shown(figures['step_seconds'][name], 1e3, '.2f'))
+    table.add_row(f'{words}, ms', *benchmark.shown(figures['step_seconds'][name], 1e3, '.2f'))
     rate = figures['batch_size'] / figures['step_seconds'][name][0]
     table.add_row(f'{words}, images/s', f'{rate:,.0f}', '')
-  table.add_row('bare / loop (aim: 0.97 or more)', *shown(figures['bare_over_loop'], 1, '.3f'))
+  table.add_row(
+    'bare / loop (aim: 0.97 or more)', *benchmark.shown(figures['bare_over_loop'], 1, '.3f')
+  )
   table.add_row('input alone, images/s', f'{figures["input_images_per_second"]:,.0f}', '')
   for words, value, note in rate_rows(figures):
     table.add_row(words, value, note)
@@ -173,17 +197,13 @@ def torch_table(figures: Figures) -> Table:
   other, seconds = figures['torch'], figures['step_seconds']
   table = Table('the bare step', 'ddpm_jax', f'diffusers, {other["variant"]}')
   table.add_row('parameters', f'{figures["parameters"]:,}', f'{other["parameters"]:,}')
-  table.add_row('ms', *(shown(seconds[name], 1e3, '.2f')[0] for name in ('bare', 'torch')))
+  table.add_row(
+    'ms', *(benchmark.shown(seconds[name], 1e3, '.2f')[0] for name in ('bare', 'torch'))
+  )
   rates = (figures['batch_size'] / seconds[name][0] for name in ('bare', 'torch'))
   table.add_row('images/s', *(f'{rate:,.0f}' for rate in rates))
-  table.add_row('speed, PyTorch = 1', *shown(other['speed'], 1, '.2f'))
+  table.add_row('speed, PyTorch = 1', *benchmark.shown(other['speed'], 1, '.2f'))
   return table
-
-
-def shown(spread: benchmark.Spread, factor: float, form: str) -> tuple[str, str]:
-  """Median and quartiles in words."""
-  median, low, high = (format(factor * value, form) for value in spread)
-  return median, f'{low} to {high}'
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""The same network and training step in PyTorch, by Hugging Face's diffusers, to be timed beside.
+"""The same network, training step and sampler in PyTorch, by Hugging Face's diffusers.
 
 Neither is a dependency: this module is imported where both are installed.
 """
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from diffusers import UNet2DModel
+from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
 from torch.optim import swa_utils
 
 from ddpm_jax import data, models
@@ -76,12 +76,17 @@ def variants() -> dict[str, dict[str, bool]]:
   }
 
 
-def fastest(experiment: Experiment, batch: dict[str, np.ndarray], steps: int) -> tuple[str, Run]:
-  """The variant that takes the least time for so many steps, and its run(steps) -> seconds."""
-  runs = {name: make_run(experiment, batch, **how) for name, how in variants().items()}
+def fastest(make: Callable[..., Run], units: int) -> tuple[str, Run]:
+  """The variant that takes the least time for so many units of work, and its run.
+
+  Args:
+    make: (channels_last=, compiled=) -> run(units) -> seconds.
+    units: steps, or samplings.
+  """
+  runs = {name: make(**how) for name, how in variants().items()}
   if len(runs) == 1:
     return next(iter(runs.items()))
-  best = min(runs, key=lambda name: runs[name](1) and runs[name](steps))
+  best = min(runs, key=lambda name: runs[name](1) and runs[name](units))
   return best, runs[best]
 
 
@@ -96,11 +101,8 @@ def make_run(
     channels_last: the layout of images in memory.
     compiled: by torch.compile.
   """
-  device = 'cuda' if torch.cuda.is_available() else 'cpu'
-  torch.set_float32_matmul_precision('high')  # as JAX multiplies by default
   config, module = experiment.config, experiment.module
-  layout = torch.channels_last if channels_last else torch.contiguous_format
-  unet = make_unet(module, experiment.dataset.image_shape).to(device, memory_format=layout)
+  device, layout, unet = placed(experiment, channels_last)
   unet.train()
   params = list(unet.parameters())
   averages = [parameter.detach().clone() for parameter in params]
@@ -136,6 +138,15 @@ def make_run(
   return run
 
 
+def placed(experiment: Experiment, channels_last: bool) -> tuple[str, Any, Any]:
+  """The device, the layout of images in memory, and the network there."""
+  device = 'cuda' if torch.cuda.is_available() else 'cpu'
+  torch.set_float32_matmul_precision('high')  # as JAX multiplies by default
+  layout = torch.channels_last if channels_last else torch.contiguous_format
+  unet: Any = make_unet(experiment.module, experiment.dataset.image_shape)
+  return device, layout, unet.to(device, memory_format=layout)
+
+
 def make_draw(
   experiment: Experiment, batch: dict[str, np.ndarray], device: str, layout: torch.memory_format
 ) -> Callable[[], tuple[torch.Tensor, ...]]:
@@ -160,3 +171,39 @@ def make_draw(
     return xt, labels[t], torch.where(dropped, null, true_label), eps
 
   return draw
+
+
+def sampling_difference(experiment: Experiment) -> str | None:
+  """Why DDIMPipeline does not draw such samples, in words; None where it does."""
+  if experiment.module.num_classes is not None:
+    return 'DDIMPipeline draws without classes: add --config.dataset.conditional=False'
+  if experiment.config.sampler.name != 'ddim':
+    return 'DDIMPipeline draws by ddim: add --config.sampler.name=ddim'
+  return difference(experiment)
+
+
+def make_pipeline(experiment: Experiment, *, channels_last: bool, compiled: bool) -> Run:
+  """Makes run(times) -> seconds for so many batches of samples by diffusers' DDIMPipeline.
+
+  Args:
+    experiment: whose network, batch and number of steps are taken.
+    channels_last: the layout of images in memory.
+    compiled: by torch.compile.
+  """
+  device, _, unet = placed(experiment, channels_last)
+  unet.eval()
+  if compiled:
+    unet.forward = torch.compile(unet.forward)
+  pipeline = DDIMPipeline(unet, DDIMScheduler(1000))
+  pipeline.set_progress_bar_config(disable=True)
+  dtype = TORCH_DTYPES[experiment.module.dtype]
+  size, steps = experiment.config.evaluation.batch_size, experiment.times.shape[0]
+
+  def run(times: int) -> float:
+    start = time.perf_counter()
+    for _ in range(times):
+      with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+        pipeline(size, num_inference_steps=steps, output_type='np')
+    return time.perf_counter() - start  # its pictures are on the host by then
+
+  return run

@@ -141,3 +141,19 @@ def test_the_command(tmp_path):
   fastest = figures['matmul_rate'] * figures['step_seconds']['bare'][1]
   assert 0 < figures['flops'] < fastest
   assert figures['step_seconds']['loop'][0] > 0
+
+
+def test_the_command_for_sampling(tmp_path):
+  out = tmp_path / 'figures.json'
+  command = [sys.executable, '-m', 'experiments.benchmark', '--config=configs/digits.py']
+  command += ['--config.model.name=tiny:Net', '--config.evaluation.batch_size=4', '--sampling']
+  command += ['--config.sampler.num_steps=3', '--blocks=2', '--notorch', f'--out={out}']
+  environment = os.environ | {'PYTHONPATH': str(ROOT / 'tests' / 'training')}
+  done = subprocess.run(
+    command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+  )
+  assert done.returncode == 0, done.stderr
+  assert '3 steps of ddim, guidance 1.5: 6 evaluations' in ' '.join(done.stdout.split())
+  figures = json.loads(out.read_text())
+  assert set(figures['seconds']) == {'program', 'loop', 'network'}
+  assert figures['over_program']['program'] == [1, 1, 1]

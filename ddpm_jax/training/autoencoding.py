@@ -12,7 +12,6 @@ import numpy as np
 from jax import Array
 
 from ddpm_jax import data
-from ddpm_jax.config import Config
 from ddpm_jax.keys import Keys, example_keys, for_purpose, step_key
 
 if TYPE_CHECKING:  # it imports this module
@@ -41,9 +40,9 @@ def evaluations(experiment: Experiment) -> int:
   return 1
 
 
-def describe(config: Config) -> str:
+def describe(experiment: Experiment) -> str:
   """In words."""
-  del config
+  del experiment
   return 'the mean of p(x | z) at z from the prior'
 
 

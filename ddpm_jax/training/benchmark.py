@@ -46,6 +46,12 @@ def spread(values: Sequence[float]) -> Spread:
   return Spread(statistics.median(values), float(low), float(high))
 
 
+def shown(spread: Spread, factor: float, form: str) -> tuple[str, str]:
+  """Median and quartiles in words."""
+  median, low, high = (format(factor * value, form) for value in spread)
+  return median, f'{low} to {high}'
+
+
 def ratios(above: Sequence[float], below: Sequence[float]) -> Spread:
   """The spread of above[i] / below[i]."""
   return spread([a / b for a, b in zip(above, below, strict=True)])

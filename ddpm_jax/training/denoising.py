@@ -92,15 +92,26 @@ def denoiser(experiment: Experiment, params: Any, cond: dict[str, Array]) -> Den
   )
 
 
-def generate(
+class Drawing(NamedTuple):
+  """The arguments of `sample`, in its order: all that samples of a network follow from."""
+
+  sampler: Sampler
+  denoiser: Denoiser
+  schedule: Any
+  times: Array
+  start: Array
+  keys: Array
+  noise: str
+
+
+def drawing(
   experiment: Experiment,
   params: Any,
   cond: dict[str, Array],
   keys: Array,
   picture: Picture | None = None,
-  return_path: bool = False,
-) -> Any:
-  """Samples as the config says, guidance and thresholding included: `experiment.generate`."""
+) -> Drawing:
+  """What the config asks for: where to begin, which denoiser, which times."""
   path, times, sampler = experiment.path, experiment.times, experiment.sampler
   denoised = guided(dataclasses.replace(experiment, schedule=path), params, cond, keys.shape[0])
   xT = prior_sample(path, times[0], keys, experiment.dataset.image_shape)
@@ -112,8 +123,19 @@ def generate(
     if picture.mask is not None:
       sampler = repaint(sampler, known, picture.mask[None], picture.resample)
       denoised = keep_known(denoised, known, picture.mask[None])
-  noise = experiment.config.sampler.noise
-  return sample(sampler, denoised, path, times, xT, keys, noise, return_path)
+  return Drawing(sampler, denoised, path, times, xT, keys, experiment.config.sampler.noise)
+
+
+def generate(
+  experiment: Experiment,
+  params: Any,
+  cond: dict[str, Array],
+  keys: Array,
+  picture: Picture | None = None,
+  return_path: bool = False,
+) -> Any:
+  """Samples as the config says, guidance and thresholding included: `experiment.generate`."""
+  return sample(*drawing(experiment, params, cond, keys, picture), return_path=return_path)
 
 
 def guided(experiment: Experiment, params: Any, cond: dict[str, Array], size: int) -> Denoiser:
@@ -135,16 +157,22 @@ def guided(experiment: Experiment, params: Any, cond: dict[str, Array], size: in
 
 def evaluations(experiment: Experiment, picture: Picture | None = None) -> int:
   """How often the network is evaluated for each sample; guidance doubles it, but in no interval."""
-  wanted, num_times, repeats = experiment.config.sampler, experiment.times.shape[0], 1
+  num_times, repeats = experiment.times.shape[0], 1
   if picture is not None:
     num_times = last_part(experiment.times, picture.strength).shape[0]
     repeats = picture.resample if picture.mask is not None else 1
-  guided = experiment.dataset.num_classes is not None and wanted.guidance not in (0, 1)
   once = num_evaluations(experiment.sampler, num_times)
-  return (1 + repeats * (once - 1)) * (2 if guided else 1)
+  both = experiment.config.sampler.guidance != 0 and is_guided(experiment)
+  return (1 + repeats * (once - 1)) * (2 if both else 1)
 
 
-def describe(config: Config) -> str:
+def is_guided(experiment: Experiment) -> bool:
+  """Whether there are classes, and a scale other than 1."""
+  return experiment.dataset.num_classes is not None and experiment.config.sampler.guidance != 1
+
+
+def describe(experiment: Experiment) -> str:
   """As in '25 steps of ddim, guidance 1.5'."""
-  wanted = config.sampler
-  return f'{wanted.num_steps} steps of {wanted.name}, guidance {wanted.guidance:g}'
+  wanted = experiment.config.sampler
+  how = f'{wanted.num_steps} steps of {wanted.name}'
+  return f'{how}, guidance {wanted.guidance:g}' if is_guided(experiment) else how

@@ -42,7 +42,7 @@ class Kind(NamedTuple):
     make_network: module -> what the loss calls.
     generate: (experiment, params, cond, keys) -> samples (B, H, W, C).
     evaluations: (experiment, picture=None) -> how often the network is evaluated for each sample.
-    describe: config -> how samples are drawn, in words.
+    describe: experiment -> how samples are drawn, in words.
     make_heldout: experiment -> (params -> scalars of held-out examples).
   """
 
@@ -51,7 +51,7 @@ class Kind(NamedTuple):
   make_network: Callable[[Any], Any]
   generate: Callable[..., Array]
   evaluations: Callable[..., int]
-  describe: Callable[[Config], str]
+  describe: Callable[..., str]
   make_heldout: Callable[[Any], Callable[[Any], dict[str, float]]]
 
 

@@ -1,0 +1,123 @@
+"""How fast samples are drawn: one compiled program, a Python loop, and the network alone.
+
+A step of a sampler is a few products of an image with a number beside a whole network, so a run
+ought to cost what its evaluations of the network do. What is run here draws a batch of samples with
+parameters that were not trained, which changes nothing in the time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from ddpm_jax.diffusion.parameterization import network_input
+from ddpm_jax.evaluation.sampling import balanced_labels
+from ddpm_jax.keys import example_keys
+from ddpm_jax.samplers import NOISES, Step, num_evaluations
+from ddpm_jax.training.denoising import Drawing, drawing
+from ddpm_jax.training.experiment import Experiment, generate, init_params
+
+
+class Batch(NamedTuple):
+  """What the samples of one run are drawn from."""
+
+  params: Any
+  cond: dict[str, Array]
+  keys: Array
+
+
+def make_batch(experiment: Experiment) -> Batch:
+  """As many samples as config.evaluation.batch_size."""
+  size = experiment.config.evaluation.batch_size
+  labels = balanced_labels(size, experiment.dataset.num_classes)
+  cond = {} if labels is None else {'label': jnp.asarray(labels)}
+  keys = example_keys(jax.random.key(experiment.config.seed), jnp.arange(size))
+  return Batch(init_params(experiment)['network'], cond, keys)
+
+
+def make_program(experiment: Experiment) -> Callable[[Batch], Array]:
+  """The run as one compiled program."""
+
+  @jax.jit
+  def draw(batch: Batch) -> Array:
+    return generate(experiment, *batch)
+
+  return draw
+
+
+def make_loop(experiment: Experiment) -> Callable[[Batch], Array]:
+  """The same run as a loop in Python over the compiled network: one dispatch for each operation."""
+  experiment = dataclasses.replace(experiment, network=jax.jit(experiment.network))
+
+  def draw(batch: Batch) -> Array:
+    return step_by_step(drawing(experiment, *batch))
+
+  return draw
+
+
+def step_by_step(run: Drawing) -> Array:
+  """What `sample` scans over, one step after the other."""
+  state = run.sampler.init(run.schedule, run.times, run.start)
+  for index in range(len(run.times) - 1):
+    step = Step(run.times[index], run.times[index + 1], jnp.asarray(index))
+    noise = NOISES[run.noise](run.schedule, run.keys, run.start, step)
+    state = run.sampler.update(run.schedule, run.denoiser, state, step, noise)
+  return run.denoiser(state.x, run.times[-1]).x0
+
+
+def make_network_alone(experiment: Experiment) -> Callable[[Batch], Array]:
+  """As many evaluations of the compiled network as the run has, each on the output of the last.
+
+  Guidance evaluates twice the batch at once, and here so too.
+  """
+  shape = experiment.dataset.image_shape
+  evaluations = num_evaluations(experiment.sampler, experiment.times.shape[0])
+  repeats = experiment.kind.evaluations(experiment) // evaluations
+
+  @jax.jit
+  def network(batch: Batch, x: Array, label: Array, cond: dict[str, Array]) -> Array:
+    return experiment.network(batch.params, x, label, cond)[..., : shape[-1]]
+
+  def draw(batch: Batch) -> Array:
+    cond = {name: jnp.tile(column, repeats) for name, column in batch.cond.items()}
+    x = jnp.zeros((repeats * len(batch.keys), *shape))
+    t = jnp.broadcast_to(experiment.times[0], x.shape[:1])
+    x, label = network_input(experiment.parameterization, experiment.path, x, t)
+    for _ in range(evaluations):
+      x = network(batch, x, label, cond)
+    return x
+
+  return draw
+
+
+RUNS = {'program': make_program, 'loop': make_loop, 'network': make_network_alone}
+
+
+def timed(draw: Callable[[Batch], Array], batch: Batch) -> float:
+  """Seconds for one batch of samples."""
+  start = time.perf_counter()
+  jax.block_until_ready(draw(batch))
+  return time.perf_counter() - start
+
+
+def make_runs(experiment: Experiment) -> dict[str, Callable[[], float]]:
+  """Each of RUNS, compiled and warm, as run() -> seconds.
+
+  Raises:
+    RuntimeError: drawing a second time compiles another program.
+  """
+  batch = make_batch(experiment)
+  draws = {name: make(experiment) for name, make in RUNS.items()}
+  runs = {name: functools.partial(timed, draw, batch) for name, draw in draws.items()}
+  for run in 2 * list(runs.values()):
+    run()
+  if (programs := draws['program']._cache_size()) != 1:  # pyrefly: ignore[missing-attribute]
+    raise RuntimeError(f'a run of the sampler is {programs} programs, not one')
+  return runs
