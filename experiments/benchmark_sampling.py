@@ -13,6 +13,7 @@ from rich.table import Table
 from ddpm_jax.config import Config
 from ddpm_jax.errors import InputError
 from ddpm_jax.evaluation.speed import make_runs
+from ddpm_jax.samplers import Sampler
 from ddpm_jax.training import Experiment, benchmark, build
 
 Figures = dict[str, Any]
@@ -27,8 +28,8 @@ WORDS = {
 def measure(config: Config, blocks: int, no_torch: str | None) -> Figures:
   """Seconds for a batch of samples, each way; `no_torch` says why PyTorch is left out."""
   experiment = build(config)
-  if experiment.kind.name != 'denoiser':
-    raise InputError('--sampling: an autoencoder has no steps to time')
+  if not isinstance(experiment.sampler, Sampler):
+    raise InputError('--sampling: there are steps of one cost to time only with one of SAMPLERS')
   runs = make_runs(experiment)
   variant, torch_run = (no_torch, None) if no_torch else torch_side(experiment)
   if torch_run:

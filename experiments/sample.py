@@ -27,6 +27,7 @@ from ddpm_jax.errors import InputError
 from ddpm_jax.evaluation.catalog import sampler_table
 from ddpm_jax.evaluation.gallery import COLUMNS, by_class
 from ddpm_jax.evaluation.progress import progress
+from ddpm_jax.evaluation.report import times
 from ddpm_jax.evaluation.sampling import (
   Samples,
   balanced_labels,
@@ -96,8 +97,8 @@ def main() -> None:
   save_samples(workdir / 'samples.npz', Samples(images, labels, record))
   write_png(workdir / 'samples' / 'samples.png', grid(by_class(images, labels), COLUMNS))
   print(
-    f'{num} samples, {experiment.kind.describe(experiment)}: evaluations of the network for each: '
-    f'{record["evaluations"]}, in {time.monotonic() - start:.0f} s\n'
+    f'{num} samples, {experiment.kind.describe(experiment)}: {times(evaluations)} of the network '
+    f'for each, in {time.monotonic() - start:.0f} s\n'
     f'{workdir / "samples.npz"}\n{workdir / "samples" / "samples.png"}'
   )
   if ANIMATE.value:

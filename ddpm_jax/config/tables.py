@@ -62,7 +62,7 @@ def all_tables() -> Tables:
     'parameterization': Group(parameterization.PARAMETERIZATIONS),
     'loss': Group(losses.LOSSES, frozenset({'problem', 'params', 'state', 'batch', 'keys'})),
     'optimizer': Group(optimizers.OPTIMIZERS, frozenset({'learning_rate'})),
-    'sampler': Group(samplers.SAMPLERS),
+    'sampler': Group(samplers.SAMPLERS | samplers.SOLVERS),
   }
   options = {
     'optimizer.lr_schedule': optimizers.LR_SCHEDULES,

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from rich import box
 from rich.console import Group
 from rich.table import Table
 
 from ddpm_jax.config.signatures import keywords
-from ddpm_jax.samplers import SAMPLERS, TIME_GRIDS
+from ddpm_jax.samplers import SAMPLERS, SOLVERS, TIME_GRIDS
 
 
 def sampler_table() -> Group:
-  """Every sampler with its order, cost and reference; every grid."""
+  """Every sampler with its order, cost and reference; every solver; every grid."""
   samplers = Table(box=box.SIMPLE_HEAD)
   for head in ('sampler', 'options', 'order', 'evaluations', 'stochastic', 'reference'):
     samplers.add_column(head, justify='right' if head in ('order', 'evaluations') else 'left')
@@ -30,12 +30,18 @@ def sampler_table() -> Group:
       'yes' if sampler.stochastic else '',
       reference(make),
     )
-  grids = Table(box=box.SIMPLE_HEAD)
-  for head in ('grid', 'its times', 'reference'):
-    grids.add_column(head)
-  for name, grid in TIME_GRIDS.items():
-    grids.add_row(name, headline(grid), reference(grid))
-  return Group(samplers, '  evaluations of the network in each step, and once in the last', grids)
+  solvers = described('sampler of adaptive steps', 'method', SOLVERS)
+  grids = described('grid', 'its times', TIME_GRIDS)
+  note = '  evaluations of the network in each step, and once in the last'
+  return Group(samplers, note, solvers, grids)
+
+
+def described(kind: str, what: str, entries: Mapping[str, Callable]) -> Table:
+  """A line for each entry: its name, the first line of its docstring, its reference."""
+  table = Table(kind, what, 'reference', box=box.SIMPLE_HEAD)
+  for name, entry in entries.items():
+    table.add_row(name, headline(entry), reference(entry))
+  return table
 
 
 def headline(function: Callable) -> str:

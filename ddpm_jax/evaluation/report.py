@@ -116,8 +116,7 @@ def make_table(title: str, figures: Figures) -> Table:
     guidance = group['sampler']['guidance']
     name = 'unguided' if guidance == 1 else f'guidance {guidance:g}'
     head = [name] if len(groups) > 1 or guidance != 1 else []
-    times = f'{group["evaluations"]} evaluation{"s" if group["evaluations"] > 1 else ""}'
-    table.add_column('\n'.join([*head, times]), justify='right')
+    table.add_column('\n'.join([*head, times(group['evaluations'])]), justify='right')
   table.add_column('beside')
   if 'read_as_labeled' in figures['real']:
     shares = [percent(group['read_as_asked']) for group in groups]
@@ -141,6 +140,13 @@ def notes(figures: Figures) -> str:
   lines = [*([READ] if figures['real'] else []), RATIO, *lines]
   beaten = next(iter(rows.values()))['mean'] > figures['baselines']['histogram']
   return '\n'.join([*lines, SIMPLE] if beaten and figures['loss'] == 'simple' else lines)
+
+
+def times(evaluations: int | None) -> str:
+  """As in '50 evaluations'."""
+  if evaluations is None:
+    return 'adaptive steps'
+  return f'{evaluations} evaluation{"s" if evaluations > 1 else ""}'
 
 
 def percent(share: Figures) -> str:

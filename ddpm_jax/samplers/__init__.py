@@ -34,7 +34,7 @@ from ddpm_jax.samplers.multistep import deis, ipndm, lms, plms, pndm
 from ddpm_jax.samplers.noise import NOISES, Noise, Step
 from ddpm_jax.samplers.runge_kutta import dpm2, euler, heun, rk4
 from ddpm_jax.samplers.sampler import Sampler, State, num_evaluations, prior_sample, sample
-from ddpm_jax.samplers.solvers import SOLVERS, solve
+from ddpm_jax.samplers.solvers import SOLVERS, Solver, solve
 from ddpm_jax.samplers.stochastic import dpm2_ancestral, dpmpp_2s_ancestral, euler_ancestral
 from ddpm_jax.samplers.thresholding import THRESHOLDS, clip_x0, dynamic_threshold
 from ddpm_jax.samplers.unipc import unipc
@@ -78,6 +78,7 @@ __all__ = [
   'TIME_GRIDS',
   'Noise',
   'Sampler',
+  'Solver',
   'State',
   'Step',
   'ancestral',

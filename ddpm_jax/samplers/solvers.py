@@ -17,7 +17,7 @@ Lu and Song 2024, https://arxiv.org/abs/2410.11081, for the angle.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import diffrax
 import jax
@@ -61,6 +61,7 @@ class Solver:
   rtol: float
   atol: float
   max_steps: int
+  between: ClassVar[bool] = True  # as a Sampler's: it asks for times of its own
 
   def __post_init__(self) -> None:
     for field in ('rtol', 'atol', 'max_steps'):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -17,6 +18,7 @@ from ddpm_jax.samplers import (
   OF_LOG_SNR,
   THRESHOLDS,
   Sampler,
+  Solver,
   classifier_free,
   keep_known,
   last_part,
@@ -33,11 +35,12 @@ if TYPE_CHECKING:  # it imports this module
   from ddpm_jax.training.experiment import Experiment
 
 
-def drawn_on(config: Config, sampler: Sampler | None, schedule: Any) -> tuple[Any, Array]:
+def drawn_on(config: Config, sampler: Sampler | Solver | None, schedule: Any) -> tuple[Any, Array]:
   """What samples are drawn on, and the times that are visited there.
 
   It is the schedule; but a chain is read in continuous time for samplers that want times between
-  those of the grid and for grids even in log-SNR, which crowd between its last few times.
+  those of the grid and for grids even in log-SNR, which crowd between its last few times. A solver
+  visits times of its own between the two that it is given here, the path's ends.
 
   Raises:
     InputError: the chain has no such reading, the grid no such times, or the interval is empty.
@@ -56,6 +59,8 @@ def drawn_on(config: Config, sampler: Sampler | None, schedule: Any) -> tuple[An
         f"config.sampler: '{wanted.name}' over '{wanted.grid}' needs times between those of the "
         f'chain, but {error}'
       ) from error
+  if isinstance(sampler, Solver):
+    return schedule, jnp.array([schedule.t_max, schedule.t_min])
   return schedule, time_grid(wanted.grid, schedule, wanted.num_steps)
 
 
@@ -134,8 +139,32 @@ def generate(
   picture: Picture | None = None,
   return_path: bool = False,
 ) -> Any:
-  """Samples as the config says, guidance and thresholding included: `experiment.generate`."""
+  """Samples as the config says, guidance and thresholding included: `experiment.generate`.
+
+  Raises:
+    InputError: for a picture or a path of a solver, which has no times to begin at or to show.
+  """
+  if isinstance(experiment.sampler, Solver):
+    if picture is not None or return_path:
+      name = experiment.config.sampler.name
+      raise InputError(
+        f"config.sampler.name: '{name}' has no times of its grid to show or begin at"
+      )
+    return solved(experiment, params, cond, keys)
   return sample(*drawing(experiment, params, cond, keys, picture), return_path=return_path)
+
+
+def solved(experiment: Experiment, params: Any, cond: dict[str, Array], keys: Array) -> Array:
+  """Samples by a solver: each example is a solve of its own, under its own condition."""
+  path, (t, s) = experiment.path, experiment.times
+  experiment = dataclasses.replace(experiment, schedule=path)
+
+  def example(xT: Array, cond: dict[str, Array]) -> Array:
+    alone = jax.tree.map(lambda leaf: leaf[None], cond)
+    denoised = guided(experiment, params, alone, 1)
+    return denoised(experiment.sampler(path, denoised, xT[None], t, s), s).x0[0]
+
+  return jax.vmap(example)(prior_sample(path, t, keys, experiment.dataset.image_shape), cond)
 
 
 def guided(experiment: Experiment, params: Any, cond: dict[str, Array], size: int) -> Denoiser:
@@ -155,8 +184,13 @@ def guided(experiment: Experiment, params: Any, cond: dict[str, Array], size: in
   return THRESHOLDS[wanted.threshold](found)
 
 
-def evaluations(experiment: Experiment, picture: Picture | None = None) -> int:
-  """How often the network is evaluated for each sample; guidance doubles it, but in no interval."""
+def evaluations(experiment: Experiment, picture: Picture | None = None) -> int | None:
+  """How often the network is evaluated for each sample; guidance doubles it, but in no interval.
+
+  None for a solver, whose tolerance decides.
+  """
+  if isinstance(experiment.sampler, Solver):
+    return None
   num_times, repeats = experiment.times.shape[0], 1
   if picture is not None:
     num_times = last_part(experiment.times, picture.strength).shape[0]
@@ -174,5 +208,6 @@ def is_guided(experiment: Experiment) -> bool:
 def describe(experiment: Experiment) -> str:
   """As in '25 steps of ddim, guidance 1.5'."""
   wanted = experiment.config.sampler
-  how = f'{wanted.num_steps} steps of {wanted.name}'
+  steps = '' if isinstance(experiment.sampler, Solver) else f'{wanted.num_steps} steps of '
+  how = f'{steps}{wanted.name}'
   return f'{how}, guidance {wanted.guidance:g}' if is_guided(experiment) else how

@@ -24,7 +24,7 @@ from ddpm_jax.diffusion.schedules import (
 from ddpm_jax.errors import InputError
 from ddpm_jax.keys import for_purpose
 from ddpm_jax.losses import FACTORS, LOSSES, Loss, Problem, make_factors, start
-from ddpm_jax.samplers import SAMPLERS, Sampler
+from ddpm_jax.samplers import SAMPLERS, SOLVERS
 from ddpm_jax.training import autoencoding, denoising, optimizers
 from ddpm_jax.training.denoising import denoiser
 from ddpm_jax.training.heldout import make_heldout
@@ -41,7 +41,8 @@ class Kind(NamedTuple):
     losses: the names in LOSSES that train it.
     make_network: module -> what the loss calls.
     generate: (experiment, params, cond, keys) -> samples (B, H, W, C).
-    evaluations: (experiment, picture=None) -> how often the network is evaluated for each sample.
+    evaluations: (experiment, picture=None) -> how often the network is evaluated for each sample;
+      None where the samples themselves decide.
     describe: experiment -> how samples are drawn, in words.
     make_heldout: experiment -> (params -> scalars of held-out examples).
   """
@@ -50,7 +51,7 @@ class Kind(NamedTuple):
   losses: frozenset[str]
   make_network: Callable[[Any], Any]
   generate: Callable[..., Array]
-  evaluations: Callable[..., int]
+  evaluations: Callable[..., Any]
   describe: Callable[..., str]
   make_heldout: Callable[[Any], Callable[[Any], dict[str, float]]]
 
@@ -96,7 +97,7 @@ class Experiment:
   problem: Problem
   optimizer: optax.GradientTransformation
   learning_rate: optax.Schedule
-  sampler: Sampler
+  sampler: Any  # a Sampler or a Solver
   path: Any
   times: Array
 
@@ -129,7 +130,7 @@ def build(config: Config, dataset: data.Dataset | None = None) -> Experiment:
   network = kind.make_network(module)
   check_loss(config, kind)
   check_variance(config, module)
-  sampler = config.sampler.build(SAMPLERS)
+  sampler = config.sampler.build(SAMPLERS | SOLVERS)
   path, times = denoising.drawn_on(config, sampler, schedule)
   loss = config.loss
   wanted = config.optimizer

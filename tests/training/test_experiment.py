@@ -75,3 +75,28 @@ def test_a_chain_may_end_at_zero_snr_or_be_read_in_continuous_time():
 def test_what_cannot_be_is_refused_by_its_field(settings, message):
   with pytest.raises(InputError, match=message):
     build(tiny(**settings))
+
+
+@pytest.mark.parametrize('guidance', [1.0, 2.0])
+def test_a_solver_draws_each_example_as_fine_steps_do(guidance):
+  """On a chain and under a condition; of two examples, each as if it were alone."""
+  settings = {'parameterization.name': 'v', 'sampler.guidance': guidance}
+  settings |= {'sampler.threshold': 'none', 'sampler.grid': 'log_snr'}
+  tolerance = {'sampler.rtol': 1e-3, 'sampler.atol': 1e-3}
+  coarse = build(tiny(**settings, **tolerance, **{'sampler.name': 'bosh3'}))
+  fine = build(tiny(**settings, **{'sampler.name': 'heun', 'sampler.num_steps': 100}))
+  params = new_state(coarse).params['network']
+  keys, cond = jax.random.split(jax.random.key(0), 2), {'label': jnp.array([3, 8])}
+  drawn = jax.jit(lambda: generate(coarse, params, cond, keys))()
+  stepped = jax.jit(lambda: generate(fine, params, cond, keys))()
+  np.testing.assert_allclose(drawn, stepped, atol=0.02)
+  alone = jax.jit(lambda: generate(coarse, params, {'label': cond['label'][1:]}, keys[1:]))()
+  np.testing.assert_allclose(alone[0], drawn[1], atol=1e-4)
+
+
+def test_a_solver_has_no_grid_to_show_and_costs_what_it_finds():
+  experiment = build(tiny(**{'sampler.name': 'tsit5'}))
+  assert experiment.kind.evaluations(experiment) is None
+  assert experiment.kind.describe(experiment) == 'tsit5'
+  with pytest.raises(InputError, match=r"config\.sampler\.name: 'tsit5' has no times"):
+    generate(experiment, {}, {}, jax.random.split(jax.random.key(0), 2), return_path=True)
