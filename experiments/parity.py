@@ -91,6 +91,7 @@ def comparisons() -> Iterator[tuple[str, str, str, Callable[[int], float], int]]
   for chain in CHAINS:
     theirs = described(chain.theirs, chain.settings)
     measure = functools.partial(torch_schedulers.of_chain, chain)
+    theirs += ', betas multiplied in double precision' if chain.from_betas else ''
     yield f'chain {chain.ours}', theirs, chain.why, measure, 1000
 
 

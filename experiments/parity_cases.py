@@ -104,13 +104,23 @@ class Grid:
 
 @dataclasses.dataclass(frozen=True)
 class Chain:
-  """A chain of ours and a scheduler's, compared by sigma / alpha."""
+  """A chain of ours and a scheduler's, compared by sigma / alpha.
+
+  Attributes:
+    ours: how it is written.
+    schedule: number of steps -> the chain.
+    theirs: the scheduler's class, without 'Scheduler'.
+    settings: of the class.
+    why: what parts them; empty where they agree.
+    from_betas: whether the scheduler's betas are multiplied again, in double precision.
+  """
 
   ours: str
   schedule: Callable[[int], schedules.Discrete]
   theirs: str
   settings: Settings
   why: str = ''
+  from_betas: bool = False
 
 
 # From how many times a scheduler has to how often each of its steps calls the network.
@@ -322,7 +332,7 @@ def multistep_cases() -> list[Case]:
       ours('dpmpp_3m_sde', published=True),
       sde,
       3,
-      why='- 1/2 for + 1/2 in the coefficient of the second difference: order 1 is left',
+      why='the coefficient of the second difference has - 1/2 for + 1/2',
     ),
     case(Ours('the same with that sign', with_their_sign()), sde, 3),
     whole(ours('dpmpp_2m'), settings={}),
@@ -411,7 +421,7 @@ def learned(denoiser: Denoiser) -> Denoiser:
 
 
 def brownian_share(q: float) -> float:
-  """1 / sqrt(1 + q): increments of one Brownian path in sigma, q = sigma_m / sigma_t = σ_s / σ_m."""
+  """1 / sqrt(1 + q) for increments of one Brownian path in sigma; q = sigma_m / sigma_t."""
   return 1 / math.sqrt(1 + q)
 
 
@@ -511,9 +521,18 @@ GRIDS = [
     'EulerDiscrete',
     LINSPACE,
     'between the times of the chain sigma is linear in t, ours log-SNR',
+    num_steps=40,
   ),
   Grid('linspace', schedules.linear, 'EulerDiscrete', LINSPACE, num_steps=28),
-  Grid('linspace', schedules.linear, 'DPMSolverMultistep', LINSPACE, left_out=1),
+  Grid(
+    'linspace',
+    schedules.linear,
+    'DPMSolverMultistep',
+    LINSPACE,
+    'rounds the middle, 499.5, to even, counting from 0, ours from 1',
+    left_out=1,
+  ),
+  Grid('linspace', schedules.linear, 'DPMSolverMultistep', LINSPACE, num_steps=27, left_out=1),
   Grid('karras', interpolated, 'EulerDiscrete', KARRAS),
   Grid('karras', interpolated, 'DPMSolverMultistep', KARRAS),
   Grid('log_snr', interpolated, 'EulerDiscrete', EVEN),
@@ -546,7 +565,20 @@ CHAINS = [
     'DDPM',
     dict(beta_schedule='scaled_linear', beta_start=0.00085, beta_end=0.012),
   ),
-  Chain('cosine()', schedules.cosine, 'DDPM', dict(beta_schedule='squaredcos_cap_v2')),
+  Chain(
+    'cosine()',
+    schedules.cosine,
+    'DDPM',
+    dict(beta_schedule='squaredcos_cap_v2'),
+    'alpha_bar is in single precision: 1 - alpha_bar_1 keeps three digits',
+  ),
+  Chain(
+    'cosine()',
+    schedules.cosine,
+    'DDPM',
+    dict(beta_schedule='squaredcos_cap_v2'),
+    from_betas=True,
+  ),
   Chain(
     'sigmoid()',
     schedules.sigmoid,
@@ -559,6 +591,7 @@ CHAINS = [
     zero_linear,
     'DDIM',
     dict(rescale_betas_zero_snr=True),
+    'alpha_bar is in single precision, and the betas are made from it',
   ),
   Chain(
     'zero_terminal_snr(linear())',

@@ -26,11 +26,6 @@ from ddpm_jax.samplers import NOISES, THRESHOLDS, Step, sample, time_grid
 from experiments.parity_cases import CALLS, Case, Chain, Grid, learned
 
 BATCH = 8
-DATA = dict(
-  weights=[0.3, 0.7],
-  means=[[-1.3, 0.5, 0.1], [0.9, -0.2, -0.4]],
-  covariances=[np.diag([0.05, 0.1, 0.3]), np.full((3, 3), 0.06) + 0.04 * np.eye(3)],
-)
 
 
 class Kind(NamedTuple):
@@ -128,7 +123,8 @@ def deviation(ours: ArrayLike, theirs: ArrayLike) -> float:
 
   Where both are infinite, or both zero, they are the same; else what is no number deviates by inf.
   """
-  ours, theirs = (np.asarray(x, np.float64).reshape(len(x), -1) for x in (ours, theirs))
+  ours, theirs = (np.asarray(x, np.float64) for x in (ours, theirs))
+  ours, theirs = (x.reshape(x.shape[0], -1) for x in (ours, theirs))
   with np.errstate(invalid='ignore', divide='ignore'):
     difference = np.where(ours == theirs, 0.0, np.abs(ours - theirs))
     scale = np.sqrt(np.mean(theirs**2, axis=1, keepdims=True))
@@ -152,7 +148,7 @@ def of_grid(grid: Grid, num_steps: int) -> float:
   """How far our grid is from the scheduler's."""
   schedule, theirs = grid.schedule(), levels(grid, num_steps)
   times = time_grid(grid.ours, schedule, num_steps + grid.left_out)[:num_steps]
-  return deviation([level(schedule, t, grid.by_sigma) for t in times], theirs)
+  return deviation(np.array([level(schedule, t, grid.by_sigma) for t in times]), theirs)
 
 
 def of_chain(chain: Chain, num_steps: int) -> float:
@@ -160,7 +156,9 @@ def of_chain(chain: Chain, num_steps: int) -> float:
   schedule = chain.schedule(num_steps)
   settings = chain.settings | dict(num_train_timesteps=num_steps)
   scheduler = getattr(diffusers, f'{chain.theirs}Scheduler')(**settings)
-  return deviation(np.exp(-np.asarray(schedule.log_snrs[1:]) / 2), ratio(scheduler.alphas_cumprod))
+  again = torch.cumprod(1 - scheduler.betas.double(), 0)
+  theirs = ratio(again if chain.from_betas else scheduler.alphas_cumprod)
+  return deviation(np.exp(-np.asarray(schedule.log_snrs[1:]) / 2), theirs)
 
 
 def levels(grid: Grid, num_steps: int) -> np.ndarray:
@@ -183,9 +181,16 @@ def ratio(alphas_bar: torch.Tensor) -> np.ndarray:
     return np.sqrt((1 - alphas_bar) / alphas_bar)
 
 
+def mixture() -> oracle.GaussianMixture:
+  """The data: two lopsided humps, some of it outside [-1, 1]."""
+  weights, means = np.array([0.3, 0.7]), np.array([[-1.3, 0.5, 0.1], [0.9, -0.2, -0.4]])
+  tilted = np.full((3, 3), 0.06) + 0.04 * np.eye(3)
+  return oracle.GaussianMixture(weights, means, np.stack([np.diag([0.05, 0.1, 0.3]), tilted]))
+
+
 def exact_denoiser(case: Case, schedule: Schedule) -> Denoiser:
   """The data's own."""
-  denoiser = oracle.GaussianMixture(**DATA).denoiser(schedule)
+  denoiser = mixture().denoiser(schedule)
   return learned(denoiser) if case.fraction else denoiser
 
 
@@ -221,7 +226,7 @@ def walk(case: Case, scheduler: Any, schedule: Schedule, keys: Array) -> tuple[A
 
 def start(schedule: Schedule, t: Time, keys: Array) -> Array:
   """A draw from q(xt) for each key."""
-  data = oracle.GaussianMixture(**DATA)
+  data = mixture()
 
   def example(key: Array) -> Array:
     of_data, of_noise = jax.random.split(key)
@@ -259,10 +264,11 @@ class Noises:
 
   def __init__(self, schedule: Schedule, keys: Array, x: Array, number: int):
     self.white = NOISES['white'](schedule, keys, x, Step(*map(jnp.asarray, (0.0, 0.0, number))))
+    self.drawn: list[torch.Tensor] = []
     self.part = 0
 
-  def next(self) -> torch.Tensor:
-    """The next piece of the step's way."""
+  def next(self, *_: Any, **__: Any) -> torch.Tensor:
+    """The next piece of the step's way, whatever the scheduler asks for."""
     noise = self.white(0.0, 0.0, 0, self.part)
     self.part += 1
     return to_torch(noise)
@@ -275,7 +281,7 @@ def step(
   module = sys.modules[type(scheduler).__module__]
   if case.middle_share:
     scheduler.noise_sampler = correlated(case.middle_share, noises)
-  with mock.patch.object(module, 'randn_tensor', lambda *_, **__: noises.next(), create=True):
+  with mock.patch.object(module, 'randn_tensor', create=True, side_effect=noises.next):
     call = getattr(scheduler, case.method)
     new = call(to_torch(output), timestep, to_torch(x), return_dict=False, **case.arguments)[0]
   return jnp.asarray(new.numpy())
@@ -286,14 +292,14 @@ def correlated(share: Callable[[float], float], noises: Noises) -> Callable[...,
 
   Of the whole step's noise the first part is `share` of q, its sigmas' ratio to the middle.
   """
+  drawn = noises.drawn
 
   def noise(sigma: Any, sigma_next: Any) -> torch.Tensor:
-    first = noises.next()
-    if noises.part == 1:
-      noises.first = first
-      return first
+    drawn.append(noises.next())
+    if len(drawn) == 1:
+      return drawn[0]
     weight = share(float(sigma_next / sigma) ** 0.5)
-    return weight * noises.first + (1 - weight**2) ** 0.5 * first
+    return weight * drawn[0] + (1 - weight**2) ** 0.5 * drawn[1]
 
   return noise
 
