@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ddpm_jax.diffusion import schedules
+from ddpm_jax.diffusion.process import Denoised
 from ddpm_jax.samplers import sample
 from experiments import parity, parity_cases
 from experiments.parity_cases import CALLS, CASES, PLAIN, described
@@ -59,8 +60,6 @@ def test_heun_of_x_is_exact_for_straight_lines(x64):
   # A point mass at 2 has the paths (1 - t) 2 + t eps: any method for x over t keeps to them.
   schedule = schedules.flow()
   times, eps = np.array([1.0, 0.7, 0.2, 0.05]), np.array([[0.3], [-1.2]])
-  from ddpm_jax.diffusion.process import Denoised
-
   keys = jax.random.split(jax.random.key(0), 2)
   _, path = sample(
     parity_cases.heun_of_x(),
