@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -229,3 +230,33 @@ def test_the_ddpm_recipe_takes_twenty_steps_on_real_cifar10(tmp_path):
   assert drawn.returncode == 0, drawn.stderr
   with np.load(workdir / 'samples.npz') as archive:
     assert archive['arr_0'].shape == (4, 32, 32, 3) and 'arr_1' not in archive
+
+
+def test_samplers_are_compared_at_equal_budgets_and_what_is_there_is_kept(run):
+  flags = ['tradeoff', f'--workdir={run}', '--samplers=ddim,heun', '--num=20']
+  done = command(*flags, '--evaluations=2,5')
+  assert done.returncode == 0, done.stderr
+  assert re.search(r'ddim +\d+\.\d\d ± \d+\.\d\d +\d+\.\d\d ±', done.stdout)
+  rows = json.loads((run / 'tradeoff.json').read_text())
+  ddim, heun = (rows[f'{name}/log_snr/20 samples/step 6'] for name in ('ddim', 'heun'))
+  assert {budget: cell['evaluations'] for budget, cell in ddim.items()} == {'2': 2, '5': 5}
+  assert {budget: cell['evaluations'] for budget, cell in heun.items()} == {'5': 5}
+  assert heun['5']['frechet'] > 0 and heun['5']['mmd_error'] > 0
+  (run / 'tradeoff.png').unlink()
+  again = command(*flags, '--evaluations=5')
+  assert json.loads((run / 'tradeoff.json').read_text()) == rows
+  assert (run / 'tradeoff.png').exists() and again.stdout.count('±') == 4
+
+
+@pytest.mark.parametrize(
+  ('flag', 'message'),
+  [
+    ('--samplers=dimm', "--samplers: 'dimm' is not one of"),
+    ('--evaluations=0', "--evaluations: '0' is not a positive number"),
+    ('--grid=even', "config.sampler.grid: 'even' is not one of"),
+  ],
+)
+def test_a_comparison_of_nothing_is_refused(run, flag, message):
+  done = command('tradeoff', f'--workdir={run}', flag)
+  assert done.returncode == 2
+  assert message in done.stderr and 'Traceback' not in done.stderr
