@@ -134,9 +134,7 @@ def ratios(figures: Sequence[Figure]) -> Draw:
       style = {'color': COLORS[place % len(COLORS)], 'label': row.label}
       axes.plot(x, middle, marker=MARKERS[place % len(MARKERS)], markersize=3.5, **style)
       axes.fill_between(x, low, high, color=style['color'], alpha=0.15, linewidth=0)
-    axes.set(xlabel='log-SNR (left: noise, right: data)', yscale='log')
-    axes.yaxis.set_major_formatter('{x:.2f}')
-    axes.yaxis.set_minor_formatter('{x:.2f}')
+    axes.set(xlabel='log-SNR (left: noise, right: data)')
 
   return draw
 
@@ -154,7 +152,7 @@ def relative(seeds: dict[int, float], baseline: dict[int, float]) -> tuple[float
   return math.exp(found.mean), math.exp(found.low), math.exp(found.high)
 
 
-def render(panels: Sequence[Panel], theme: Theme, width: float = 5.0) -> bytes:
+def render(panels: Sequence[Panel], theme: Theme, width: float = 4.3) -> bytes:
   """The panels, one above another, as a PNG; one by itself has no ground and no title."""
   alone = len(panels) == 1
   canvas = Canvas(figsize=(width, sum(panel.height for panel in panels)), layout='constrained')

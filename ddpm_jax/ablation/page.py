@@ -128,8 +128,9 @@ def make_table(head: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
 
 def differences(plan: Plan, finished: list[Finished]) -> str:
   """The settings in which the variants' configs are not all the same."""
-  first = plan.configs[0]
-  fields = dict.fromkeys(field for config in plan.configs[1:] for field in differing(first, config))
+  first, *others = plan.configs
+  found = dict.fromkeys(field for config in others for field in differing(first, config))
+  fields = sorted(found, key=lambda field: [*plan.fields, field].index(field))
   steps = {each.cell.variant: each.steps for each in reversed(finished)}
   rows = []
   for place, (label, config) in enumerate(zip(plan.labels, plan.configs, strict=True)):

@@ -44,7 +44,7 @@ td.best { font-weight: 700; color: var(--mark); }
 td.best small { font-weight: 400; }
 td.text { text-align: left; }
 .panels, .samples { display: grid; gap: 20px; margin-top: 14px; }
-.panels { grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); }
+.panels { grid-template-columns: repeat(auto-fill, minmax(min(100%, 440px), 1fr)); }
 .samples { grid-template-columns: repeat(auto-fill, minmax(min(100%, 240px), 1fr)); }
 figure { margin: 0; padding: 16px; border: 1px solid var(--line); border-radius: 10px;
   background: var(--raised); min-width: 0; }

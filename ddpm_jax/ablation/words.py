@@ -13,14 +13,16 @@ def decimals(value: float, error: float) -> int:
   """Decimal places that show two digits of the error, or four of the value where there is none."""
   known = math.isfinite(error) and error > 0
   size, digits = (error, 2) if known else (abs(value), 4)
-  return max(0, digits - 1 - math.floor(math.log10(size))) if size else digits
+  usable = math.isfinite(size) and size > 0
+  return max(0, digits - 1 - math.floor(math.log10(size))) if usable else digits
 
 
 def number(value: float, places: int) -> str:
   """A number with so many decimal places and a real minus sign."""
   if not math.isfinite(value):
     return '∞' if value == math.inf else NONE
-  return f'{value:.{places}f}'.replace('-', '−')
+  rounded = round(value, places) or 0.0  # and not -0.0
+  return f'{rounded:.{places}f}'.replace('-', '−')
 
 
 def show_mean(mean: Mean) -> str:
@@ -36,7 +38,7 @@ def show_interval(found: Difference) -> tuple[str, str]:
   half = (found.high - found.low) / 2
   places = decimals(found.mean, half)
   mean = number(found.mean, places)
-  signed = mean if found.mean < 0 or not math.isfinite(found.mean) else f'+{mean}'
+  signed = mean if mean[0] == '−' or not math.isfinite(found.mean) else f'+{mean}'
   if not math.isfinite(half):
     return signed, ''
   return signed, f'[{number(found.low, places)}, {number(found.high, places)}]'

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 
@@ -48,9 +49,9 @@ def relative_variance(seen: Tally) -> float:
 
   Reference: McCandlish et al. 2018, https://arxiv.org/abs/1812.06162, appendix A.
   """
-  count = float(seen.count)
-  squares = float(seen.squares)
-  mean_squared = (float(optax.tree.norm(seen.total, squared=True)) - squares) / count / (count - 1)
+  count, squares = float(seen.count), float(seen.squares)
+  of_total = sum(float(np.sum(np.square(x, dtype=np.float64))) for x in jax.tree.leaves(seen.total))
+  mean_squared = (of_total - squares) / (count * (count - 1))
   return (squares / count - mean_squared) / mean_squared if mean_squared > 0 else math.inf
 
 
