@@ -63,14 +63,16 @@ def paced(cell: Cell, seconds: float) -> Config:
   """
   path = cell.folder / 'pace.json'
   if not path.exists():
-    write_json(path, {'steps': max(1, round(seconds / step_seconds(cell.config)))})
+    write_json(
+      path, {'steps': max(1, round(seconds / step_seconds(cell.config, min(3.0, seconds))))}
+    )
   steps = json.loads(path.read_text())['steps']
   return dataclasses.replace(
     cell.config, training=dataclasses.replace(cell.config.training, num_steps=steps)
   )
 
 
-def step_seconds(config: Config, measured: float = 3.0) -> float:
+def step_seconds(config: Config, measured: float) -> float:
   """How long a compiled step takes, from about `measured` seconds of them."""
   bare = Bare(build(config), PARALLEL[config.parallel.mode](jax.devices()))
   bare(2)  # compiles
