@@ -57,7 +57,7 @@ def failing(problem, params, state, batch, keys):
   return 1 / 0
 """
 
-# Killed while the third checkpoint is saved: two of each cell, so in the middle of the second.
+# Killed while the fourth checkpoint is saved: two of each cell, so the second cell has one.
 KILLED = """
 import itertools, os, signal, sys
 from ddpm_jax.ablation import metrics
@@ -70,7 +70,7 @@ save, count = Checkpoints.save, itertools.count(1)
 
 def dying(self, *arguments):
   save(self, *arguments)
-  if next(count) == 3:
+  if next(count) == 4:
     os.kill(os.getpid(), signal.SIGKILL)
 
 Checkpoints.save = dying
@@ -229,11 +229,9 @@ def test_killed_and_started_again_is_the_same_table_bit_for_bit(folder, whole):
 @pytest.mark.slow
 def test_four_variants_in_workers_killed_twice_are_the_same_table(folder):
   """The workers outlive the runner that is killed; the next one waits for their cells."""
-  vary_two = [
-    '--vary=config.parameterization.name=eps,v',
-    '--vary=config.loss.weight=simple,output',
-  ]
-  flags = ['-m', 'experiments.ablate', '--config=few.py', *vary_two, '--seeds=3']
+  names = 'parameterization.name=eps,v', 'schedule.name=cosine,linear'
+  chosen = [f'--vary=config.{name}' for name in names]
+  flags = ['-m', 'experiments.ablate', '--config=few.py', *chosen, '--seeds=3']
   options = {'cwd': folder, 'env': environment(folder), 'stdout': subprocess.DEVNULL}
   subprocess.run([sys.executable, *flags, '--workdir=here'], check=True, **options)
   again = [sys.executable, *flags, '--workdir=workers', '--workers=2']
