@@ -6,10 +6,12 @@ for anything else.
 
 from __future__ import annotations
 
+import ast
 import difflib
 import functools
 import inspect
 import logging
+import operator
 import os
 import pathlib
 import re
@@ -17,14 +19,17 @@ import signal
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from absl import flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from ddpm_jax.errors import InputError, Interrupted
+
+if TYPE_CHECKING:  # it imports JAX
+  from ddpm_jax.config import Config
 
 FLAGS = flags.FLAGS
 HELP = {'--help', '-help', '-h', '--helpfull', '--helpshort'}
@@ -50,22 +55,27 @@ class Unsettable(flags.ArgumentParser):
     return self.parser.flag_type()
 
 
-for _type, _parser in {
-  int: flags.IntegerParser(),
-  float: flags.FloatParser(),
-  bool: flags.BooleanParser(),
-  str: flags.ArgumentParser(),
-}.items():
-  config_flags.register_flag_parser_for_type(_type, Unsettable(_parser, WORDS[_type]))
+PARSERS = {
+  kind: Unsettable(parser, WORDS[kind])
+  for kind, parser in {
+    int: flags.IntegerParser(),
+    float: flags.FloatParser(),
+    bool: flags.BooleanParser(),
+    str: flags.ArgumentParser(),
+  }.items()
+}
+for _type, _parser in PARSERS.items():
+  config_flags.register_flag_parser_for_type(_type, _parser)
 
 
 @functools.cache
-def config_flag() -> flags.FlagHolder:
-  """Defines --config, which the command needs; its value is a ConfigDict."""
+def config_flag(required: bool = True) -> flags.FlagHolder:
+  """Defines --config, whose value is a ConfigDict; the command needs it, unless told otherwise."""
   holder = config_flags.DEFINE_config_file(
     'config', None, 'The experiment, such as configs/digits.py; --config.a.b=v overrides it.'
   )
-  flags.mark_flag_as_required('config')
+  if required:
+    flags.mark_flag_as_required('config')
   return holder
 
 
@@ -209,6 +219,51 @@ def check_field(config: ConfigDict, field: str) -> None:
   if isinstance(node, ConfigDict) and not where.endswith('.args'):
     first = 'name' if 'name' in node else next(iter(node))
     raise InputError(f'{where}: a group; give its settings singly, as --{where}.{first}=…')
+
+
+def read_value(config: ConfigDict, field: str, text: str) -> Any:
+  """The value that --config.FIELD=TEXT would set; raises InputError as that would."""
+  check_field(config, field)
+  *groups, name = field.split('.')
+  node = functools.reduce(operator.getitem, groups, config)
+  parser = PARSERS.get(node.get_type(name))
+  try:
+    return parser.parse(text) if parser else ast.literal_eval(text)
+  except (ValueError, SyntaxError) as error:
+    if parser:
+      raise InputError(f'config.{field}: {error}') from error
+    return text  # a string, where any literal may stand
+
+
+def read_option(text: str) -> tuple[str, Any]:
+  """'eta=0.5' as ('eta', 0.5)."""
+  name, equals, value = text.partition('=')
+  if not equals:
+    raise InputError(f"--option: '{text}' is not of the form name=value, as eta=0.5")
+  try:
+    return name, ast.literal_eval(value)
+  except (ValueError, SyntaxError):
+    return name, value
+
+
+def overridden(config: ConfigDict, variant: Mapping[str, Any]) -> Config:
+  """The config with what was typed and, over that, a variant's settings: {'loss.name': 'hybrid'}.
+
+  Raises:
+    InputError: as for the same settings given as flags.
+  """
+  from ddpm_jax.config import from_config_dict
+
+  tree = config.copy_and_resolve_references()
+  for field, value in variant.items():
+    check_field(tree, field)
+    *groups, name = field.split('.')
+    node = functools.reduce(operator.getitem, groups, tree)
+    try:
+      node[name] = value
+    except (TypeError, ValueError) as error:
+      raise InputError(f'config.{field}: {error}') from error
+  return from_config_dict(tree, {**overrides(), **variant})
 
 
 def explain(error: flags.Error) -> str:

@@ -10,26 +10,15 @@ import dataclasses
 import json
 import pathlib
 import time
-from typing import Any
 
 import rich
 from absl import flags
-from jax import Array
 
-from ddpm_jax.diffusion.parameterization import Denoiser
-from ddpm_jax.diffusion.schedules import Schedule
-from ddpm_jax.errors import InputError, choose
-from ddpm_jax.evaluation import evidence, report
+from ddpm_jax.errors import InputError
+from ddpm_jax.evaluation import bits, evidence, report
 from ddpm_jax.evaluation.batching import evenly
 from ddpm_jax.evaluation.gallery import COLUMNS, by_class
-from ddpm_jax.evaluation.likelihood import (
-  DECODERS,
-  LIKELIHOODS,
-  Bits,
-  Settings,
-  make_bits,
-  split_bits,
-)
+from ddpm_jax.evaluation.likelihood import split_bits
 from ddpm_jax.evaluation.progress import progress
 from ddpm_jax.evaluation.sampling import (
   Samples,
@@ -38,7 +27,6 @@ from ddpm_jax.evaluation.sampling import (
   save_samples,
 )
 from ddpm_jax.training import Experiment, Run, backend, build, load_run
-from ddpm_jax.training.experiment import denoiser
 from ddpm_jax.training.pictures import grid, write_png
 from experiments import cli
 
@@ -129,45 +117,22 @@ def unguided(workdir: pathlib.Path, run: Run, samples: Samples) -> list[Samples]
   return [plain]
 
 
-def denoiser_bits(
-  experiment: Experiment, run: Run, workdir: pathlib.Path
-) -> dict[str, tuple[Bits, str]]:
-  """Each likelihood asked for, as a function and in words."""
+def denoiser_bits(experiment: Experiment, run: Run, workdir: pathlib.Path) -> bits.Measures:
+  """Each likelihood asked for."""
   del workdir
-  wanted, num_levels = experiment.config.evaluation, experiment.dataset.num_levels
-  learns = getattr(experiment.module, 'learn_variance', False)
-  usual = 'small' if experiment.config.loss.name == 'variational' else 'large'
-  variance = VARIANCE.value or ('fraction' if learns else usual)
-  if variance == 'fraction' and not learns:
+  if VARIANCE.value == 'fraction' and not getattr(experiment.module, 'learn_variance', False):
     raise InputError('--variance: this network learned no fraction; choose small or large')
-  how = Settings(
-    decoder=DECODERS[wanted.decoder](num_levels),
-    variance=variance,
-    strata=None if EXACT.value else wanted.strata,
-  )
-
-  def make(schedule: Schedule, params: Any, cond: dict[str, Array]) -> Denoiser:
-    return denoiser(dataclasses.replace(experiment, schedule=schedule), params, cond)
-
-  rows = {}
-  for name in LIKELIHOOD.value or wanted.likelihoods:
-    entry = choose(LIKELIHOODS, name, '--likelihood')(run.schedule, how)
-    conditional = experiment.dataset.num_classes is not None
-    rows[name] = make_bits(make, entry, num_levels, conditional=conditional), entry.how
-  return rows
+  bound = dataclasses.replace(experiment, schedule=run.schedule)
+  return bits.denoiser_bits(bound, LIKELIHOOD.value, VARIANCE.value, EXACT.value)
 
 
-def autoencoder_bits(
-  experiment: Experiment, run: Run, workdir: pathlib.Path
-) -> dict[str, tuple[Bits, str]]:
+def autoencoder_bits(experiment: Experiment, run: Run, workdir: pathlib.Path) -> bits.Measures:
   """Both of an autoencoder's bounds; also draws its reconstructions."""
-  draws, split = experiment.config.evaluation.draws, experiment.dataset.test
-  images = evidence.pairs(experiment, run.params, evenly(split, 5 * COLUMNS), COLUMNS)
+  images = evidence.pairs(
+    experiment, run.params, evenly(experiment.dataset.test, 5 * COLUMNS), COLUMNS
+  )
   write_png(workdir / 'samples' / 'reconstructions.png', grid(images, COLUMNS))
-  return {
-    name: (evidence.make_evidence_bits(experiment, name, draws), f'{draws} draws for each image')
-    for name in evidence.BOUNDS
-  }
+  return bits.autoencoder_bits(experiment)
 
 
 BITS = {'denoiser': denoiser_bits, 'autoencoder': autoencoder_bits}
@@ -178,10 +143,10 @@ def bits_figures(experiment: Experiment, run: Run, workdir: pathlib.Path) -> rep
   config, dataset = experiment.config, experiment.dataset
   given = ', given the label' if dataset.num_classes is not None else ''
   found = {}
-  for name, (bits, how) in BITS[experiment.kind.name](experiment, run, workdir).items():
+  for name, (measure, how) in BITS[experiment.kind.name](experiment, run, workdir).items():
     with progress(f'test bits/dim, {name}', 2 * len(dataset.test)) as advance:
       estimate = split_bits(
-        bits,
+        measure,
         run.params,
         dataset.test,
         seed=config.seed,

@@ -10,7 +10,6 @@ uint8 images, arr_1 the labels), samples/samples.png, and with --animate samples
 depends on the seed, n and its class alone.
 """
 
-import ast
 import dataclasses
 import pathlib
 import time
@@ -116,7 +115,7 @@ def overridden(run: Run) -> Config:
     for name in sampler.arguments:
       tree['sampler'].pop(name)
   put(tree['sampler'], name=SAMPLER, num_steps=STEPS, grid=GRID, noise=NOISE, guidance=GUIDANCE)
-  tree['sampler'] |= dict(map(read_option, OPTION.value))
+  tree['sampler'] |= dict(map(cli.read_option, OPTION.value))
   if run.experiment.dataset.num_classes is None:
     tree['sampler']['guidance'] = 1.0
   put(tree['evaluation'], num_samples=NUM, batch_size=BATCH_SIZE)
@@ -127,17 +126,6 @@ def overridden(run: Run) -> Config:
 def put(branch: dict[str, Any], **typed: flags.FlagHolder) -> None:
   """Sets what was given by a flag."""
   branch |= {name: flag.value for name, flag in typed.items() if flag.value is not None}
-
-
-def read_option(text: str) -> tuple[str, Any]:
-  """'eta=0.5' as ('eta', 0.5)."""
-  name, equals, value = text.partition('=')
-  if not equals:
-    raise InputError(f"--option: '{text}' is not of the form name=value, as eta=0.5")
-  try:
-    return name, ast.literal_eval(value)
-  except (ValueError, SyntaxError):
-    return name, value
 
 
 def chosen_picture(run: Run) -> Picture | None:

@@ -1,0 +1,291 @@
+"""What a sweep is to do: its cells, how long each trains, and the folder that they live in."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import os
+import pathlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from ddpm_jax.ablation.sweep import Sweep, Variant
+from ddpm_jax.config import Config, from_json, to_json
+from ddpm_jax.config.tree import leaves
+from ddpm_jax.errors import InputError, unknown
+
+RECORD = 'sweep.json'
+RESULT = 'result.json'
+# What may differ between a sweep and its continuation: it changes no result.
+FREE = ('parallel', 'checkpoint', 'logging')
+
+
+class Cell(NamedTuple):
+  """One training run of a sweep.
+
+  Attributes:
+    variant: its number.
+    label: the variant's name.
+    seed: the number s; the config's own seed is the sweep's first one plus s.
+    config: the experiment.
+    folder: an ordinary run's.
+  """
+
+  variant: int
+  label: str
+  seed: int
+  config: Config
+  folder: pathlib.Path
+
+  @property
+  def name(self) -> str:
+    """What --cell takes."""
+    return f'{self.folder.parent.name}/{self.folder.name}'
+
+  @property
+  def done(self) -> bool:
+    """Whether its result is there."""
+    return (self.folder / RESULT).exists()
+
+  def __str__(self) -> str:
+    return f'{self.label}, seed {self.seed}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """A sweep over seeds.
+
+  Attributes:
+    workdir: its folder.
+    variants: the overrides of each.
+    configs: the experiment of each, at the first seed.
+    seeds: how many.
+    seconds: of training for each cell; None where the configs' num_steps are the budget.
+  """
+
+  workdir: pathlib.Path
+  variants: tuple[Variant, ...]
+  configs: tuple[Config, ...]
+  seeds: int
+  seconds: float | None = None
+
+  @property
+  def labels(self) -> list[str]:
+    """A short name of each variant."""
+    return labels(self.variants)
+
+  @property
+  def fields(self) -> list[str]:
+    """The settings that some variant overrides."""
+    return list(dict.fromkeys(itertools.chain(*self.variants)))
+
+  @property
+  def cells(self) -> list[Cell]:
+    """Seed by seed, so that a sweep cut short has compared every variant."""
+    numbers = range(len(self.variants))
+    return [self._cell(n, seed) for seed, n in itertools.product(range(self.seeds), numbers)]
+
+  def _cell(self, number: int, seed: int) -> Cell:
+    label, config = self.labels[number], self.configs[number]
+    folder = self.workdir / 'cells' / f'{number:02d}-{slug(label)}' / f'seed_{seed}'
+    return Cell(number, label, seed, dataclasses.replace(config, seed=config.seed + seed), folder)
+
+  def cell(self, name: str) -> Cell:
+    """The cell of that name; raises InputError where there is none."""
+    cells = {cell.name: cell for cell in self.cells}
+    if name not in cells:
+      raise InputError(unknown(name, cells, '--cell'))
+    return cells[name]
+
+
+def make_plan(
+  workdir: pathlib.Path,
+  sweep: Sweep,
+  configure: Callable[[Variant], Config],
+  seeds: int,
+  budget: str | None = None,
+) -> Plan:
+  """A plan whose every config was read and given its budget.
+
+  Args:
+    workdir: its folder.
+    sweep: the variants.
+    configure: variant -> its experiment.
+    seeds: how many of each.
+    budget: as '1500steps', '96000examples' or '60seconds'; None: what the configs say.
+
+  Raises:
+    InputError: there is no variant or seed, two are one experiment, or one cannot be read.
+  """
+  if not sweep:
+    raise InputError('the sweep has no variants; give --vary=config.a.b=value,value')
+  if seeds < 1:
+    raise InputError(f'--seeds: {seeds} is not a positive number')
+  if any('seed' in variant for variant in sweep):
+    raise InputError('config.seed: is what --seeds varies; leave it out of the sweep')
+  names = labels(sweep)
+  amount, unit = read_budget(budget) if budget else (0.0, None)
+  configs = []
+  for name, variant in zip(names, sweep, strict=True):
+    with naming(name):
+      configs.append(UNITS[unit](configure(variant), amount))
+  for (i, a), (j, b) in itertools.combinations(enumerate(configs), 2):
+    if a == b:
+      raise InputError(f"variants '{names[i]}' and '{names[j]}' are one and the same experiment")
+  seconds = amount if unit == 'seconds' else None
+  return Plan(workdir, tuple(map(tupled, sweep)), tuple(configs), seeds, seconds)
+
+
+@contextlib.contextmanager
+def naming(label: str) -> Iterator[None]:
+  """Says of which variant an InputError is."""
+  try:
+    yield
+  except InputError as error:
+    raise InputError(f"variant '{label}': {error}") from error
+
+
+def read_budget(text: str) -> tuple[float, str]:
+  """'1500steps' as (1500, 'steps')."""
+  match = re.fullmatch(r'(\d+(?:\.\d+)?)\s*(steps|examples|seconds)', text.strip())
+  if not match or not float(match[1]):
+    raise InputError(f"--budget: '{text}' is not of the form 1500steps, 96000examples or 60seconds")
+  return float(match[1]), match[2]
+
+
+def of_steps(config: Config, steps: float) -> Config:
+  """The config with so many steps."""
+  if steps != int(steps):
+    raise InputError(f'--budget: {steps:g} is not a whole number of steps')
+  training = dataclasses.replace(config.training, num_steps=int(steps))
+  return dataclasses.replace(config, training=training)
+
+
+def of_examples(config: Config, examples: float) -> Config:
+  """The config with as many steps as see so many examples."""
+  size = config.dataset.batch_size
+  if examples % size:
+    raise InputError(f'--budget: {examples:g} examples are no whole number of batches of {size}')
+  return of_steps(config, examples // size)
+
+
+UNITS: dict[str | None, Callable[[Config, float], Config]] = {
+  None: lambda config, _: config,
+  'steps': of_steps,
+  'examples': of_examples,
+  'seconds': lambda config, _: config,  # in each cell, which measures how fast it goes
+}
+
+
+def labels(variants: Sequence[Variant]) -> list[str]:
+  """Short names: the values of names alone, of other settings 'key=value'; in full if need be."""
+  short = [', '.join(brief(*item) for item in v.items()) or 'as configured' for v in variants]
+  if len(set(short)) == len(short):
+    return short
+  return [', '.join(f'{k}={value}' for k, value in v.items()) or 'as configured' for v in variants]
+
+
+def brief(field: str, value: Any) -> str:
+  """'simple' for loss.name=simple; 'num_steps=100' for schedule.num_steps=100."""
+  key = field.rpartition('.')[2]
+  return str(value) if key == 'name' else f'{key}={value}'
+
+
+def slug(label: str) -> str:
+  """A label as part of a path."""
+  return re.sub(r'[^\w.=+-]+', '_', label).strip('_')[:60]
+
+
+def save_plan(plan: Plan) -> None:
+  """Writes the plan to its folder, which it may share with an earlier state of itself alone.
+
+  Raises:
+    InputError: another sweep is there; the message names what differs.
+  """
+  path = plan.workdir / RECORD
+  if path.exists():
+    refuse_other(load_plan(plan.workdir), plan)
+  elif (plan.workdir / 'config.json').exists() or (plan.workdir / 'cells').exists():
+    raise InputError(f'{plan.workdir}: holds no sweep but other files; give another --workdir')
+  plan.workdir.mkdir(parents=True, exist_ok=True)
+  write_json(path, as_json(plan))
+
+
+def as_json(plan: Plan) -> dict[str, Any]:
+  """What sweep.json holds."""
+  rows = zip(plan.labels, plan.variants, plan.configs, strict=True)
+  return {
+    'seeds': plan.seeds,
+    'seconds': plan.seconds,
+    'variants': [
+      {'label': label, 'overrides': variant, 'config': to_json(config)}
+      for label, variant, config in rows
+    ],
+  }
+
+
+def load_plan(workdir: pathlib.Path) -> Plan:
+  """Reads what `save_plan` wrote.
+
+  Raises:
+    InputError: there is none, or it cannot be read.
+  """
+  path = workdir / RECORD
+  try:
+    record = json.loads(path.read_text())
+    rows = record['variants']
+    variants = tuple(tupled(row['overrides']) for row in rows)
+    configs = tuple(from_json(row['config']) for row in rows)
+    return Plan(workdir, variants, configs, record['seeds'], record['seconds'])
+  except FileNotFoundError:
+    raise InputError(
+      f'{workdir}: holds no sweep yet; start one with --config=FILE and --vary or sweep()'
+    ) from None
+  except InputError as error:
+    raise InputError(f'{path}: {error}') from error
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise InputError(f'{path}: cannot be read ({error})') from error
+
+
+def tupled(tree: Any) -> Any:
+  """A tree read from JSON, with tuples again where it has lists."""
+  if isinstance(tree, dict):
+    return {key: tupled(value) for key, value in tree.items()}
+  return tuple(map(tupled, tree)) if isinstance(tree, (list, tuple)) else tree
+
+
+def refuse_other(old: Plan, new: Plan) -> None:
+  """Raises InputError unless the two differ in the number of seeds alone."""
+  if old.labels != new.labels:
+    differ = f'its variants: {"; ".join(old.labels)}'
+  elif old.seconds != new.seconds:
+    differ = f'its budget: {old.seconds or "steps"} against {new.seconds or "steps"}'
+  else:
+    pairs = zip(old.configs, new.configs, strict=True)
+    fields = dict.fromkeys(field for pair in pairs for field in differing(*pair))
+    differ = ', '.join(f'config.{field}' for field in fields)
+  if differ:
+    raise InputError(
+      f'{new.workdir}: holds another sweep, which differs in {differ}; give another --workdir'
+    )
+
+
+def differing(a: Config, b: Config) -> list[str]:
+  """The settings by which two configs' results may differ."""
+  left, right = (json.loads(json.dumps(dict(leaves(to_json(config))))) for config in (a, b))
+  return [
+    field
+    for field in {**left, **right}
+    if (field in left, left.get(field)) != (field in right, right.get(field))
+    and field.split('.')[0] not in FREE
+  ]
+
+
+def write_json(path: pathlib.Path, tree: Any) -> None:
+  """Writes a file that is either whole or not there."""
+  part = path.with_suffix('.tmp')
+  part.write_text(json.dumps(tree, indent=2) + '\n')
+  os.replace(part, path)
