@@ -34,6 +34,8 @@ EVALUATIONS = flags.DEFINE_list('evaluations', ['5', '10', '20', '50'], 'Budgets
 GRID = flags.DEFINE_string('grid', 'log_snr', 'Law of the times.')
 NUM = flags.DEFINE_integer('num', 500, 'How many samples each.', lower_bound=20)
 
+REAL = 5000  # images of each split, at most: the kernel distance is quadratic in them
+
 Rows = dict[str, dict[str, dict[str, float]]]
 
 
@@ -45,7 +47,7 @@ def main() -> None:
   if run.experiment.kind.name != 'denoiser':
     raise InputError(f'{workdir}: an autoencoder has no samplers to compare')
   names = [name for name in SAMPLER.value if choose(SAMPLERS, name, '--samplers')]
-  real = report.read_real(build(run.config).dataset)
+  real = report.read_real(build(run.config).dataset, REAL)
   features = Features(real.train['image'], real.train['label'])
   truth = features(real.test['image'])
   path = workdir / 'tradeoff.json'
