@@ -52,9 +52,9 @@ EXACT = flags.DEFINE_bool('exact', False, 'Sum the bound over every time, not a 
 VARIANCE = flags.DEFINE_enum(
   'variance',
   None,
-  ['small', 'large', 'fraction'],
-  "Of the chain's reverse steps; unset: fraction where it is learned, else large (for the "
-  'variational loss small).',
+  ['small', 'large', 'fraction', 'optimal'],
+  "Of the chain's reverse steps; unset: what is learned, fraction or (raw) optimal, else large (for "
+  'the variational loss small).',
 )
 
 
@@ -137,9 +137,10 @@ def denoiser_bits(
   wanted, num_levels = experiment.config.evaluation, experiment.dataset.num_levels
   learns = getattr(experiment.module, 'learn_variance', False)
   usual = 'small' if experiment.config.loss.name == 'variational' else 'large'
-  variance = VARIANCE.value or ('fraction' if learns else usual)
-  if variance == 'fraction' and not learns:
-    raise InputError('--variance: this network learned no fraction; choose small or large')
+  learned = experiment.parameterization.head.variance
+  variance = VARIANCE.value or (learned if learns else usual)
+  if variance not in ('small', 'large', learned if learns else None):
+    raise InputError(f'--variance: this network learned no {variance}; choose small or large')
   how = Settings(
     decoder=DECODERS[wanted.decoder](num_levels),
     variance=variance,

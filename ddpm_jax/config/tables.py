@@ -65,6 +65,7 @@ def all_tables() -> Tables:
     'sampler': Group(samplers.SAMPLERS),
   }
   options = {
+    'parameterization.variance_head': parameterization.VARIANCE_HEADS,
     'optimizer.lr_schedule': optimizers.LR_SCHEDULES,
     'sampler.grid': samplers.TIME_GRIDS,
     'sampler.noise': samplers.NOISES,
