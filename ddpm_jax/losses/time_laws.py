@@ -134,9 +134,9 @@ def append(state: Any, schedule: Schedule, t: Array, values: Array, **options: A
   del options
   cells, history = state['losses'].shape
   cell, place = cell_of(schedule, t, cells), jnp.arange(t.size)
-  same = cell[:, None] == cell
-  earlier = jnp.sum(same & (place < place[:, None]), axis=1)
-  later = jnp.sum(same & (place > place[:, None]), axis=1)
+  same = cell[:, None] == cell[None]
+  earlier = jnp.sum(same & (place[None] < place[:, None]), axis=1)
+  later = jnp.sum(same & (place[None] > place[:, None]), axis=1)
   row = jnp.where(later < history, cell, cells)  # one that is overwritten goes out of range
   slot = (state['count'][cell] + earlier) % history
   return {

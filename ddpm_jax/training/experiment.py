@@ -297,6 +297,8 @@ def check_training(experiment: Experiment) -> None:
     check_estimates(config, experiment.problem.factors.time_law)
   try:
     state = jax.eval_shape(lambda: new_state(experiment))
+  except InputError:
+    raise
   except ValueError as error:
     raise InputError(f'config.loss.name: {error}') from error
   if config.loss.name not in LOSSES:
