@@ -31,7 +31,7 @@ def in_turn(step_key, index, batch_size, schedule, state):
   return 1 + index % STEPS, jnp.ones(index.shape)
 
 
-PARAMS = {'mean': jnp.array(0.6), 'head': jnp.array(-0.3)}
+PARAMS = {'mean': np.array(0.6), 'head': np.array(-0.3)}
 
 
 def problem_of(head, **factors):
