@@ -53,8 +53,8 @@ VARIANCE = flags.DEFINE_enum(
   'variance',
   None,
   ['small', 'large', 'fraction', 'optimal'],
-  "Of the chain's reverse steps; unset: fraction or (raw) optimal where that is learned, else large "
-  '(for the variational loss small).',
+  "Of the chain's reverse steps; unset: fraction or (raw) optimal where that is learned, else "
+  'large (for the variational loss small).',
 )
 
 

@@ -144,6 +144,8 @@ def build(config: Config, dataset: data.Dataset | None = None) -> Experiment:
   check_loss(config, kind)
   check_variance(config, module)
   sampler = config.sampler.build(SAMPLERS)
+  if not isinstance(sampler, Sampler | None):
+    raise InputError(f"config.sampler.name: '{config.sampler.name}' does not return a Sampler")
   path, times = denoising.drawn_on(config, sampler, schedule)
   loss, wanted = config.loss, config.optimizer
   problem = Problem(
@@ -179,6 +181,8 @@ def build(config: Config, dataset: data.Dataset | None = None) -> Experiment:
   )
 
 
+# What a schedule answers: see `diffusion.protocol.Schedule`.
+ANSWERS = ('t_min', 't_max', 'alpha', 'sigma', 'log_snr', 'time', 'network_time')
 CHANGES = {'zero_terminal_snr': zero_terminal_snr, 'continuous': interpolate}
 
 
@@ -210,6 +214,9 @@ def make_schedule(config: Config) -> Any:
   """
   wanted = config.schedule
   schedule = wanted.build(SCHEDULES)
+  missing = [name for name in ANSWERS if schedule is not None and not hasattr(schedule, name)]
+  if missing:
+    raise InputError(f"config.schedule.name: '{wanted.name}' answers no {', '.join(missing)}")
   for name, change in CHANGES.items():
     if not getattr(wanted, name):
       continue

@@ -108,6 +108,11 @@ def test_importance_and_uncertainty_train(tmp_path):
       {'loss.name': 'variational', 'loss.weight': 'simple'},
       "config.loss.weight: 'variational' is no product",
     ),
+    (
+      {'schedule.name': 'others:sampler', 'schedule.num_steps': None},
+      "config.schedule.name: 'others:sampler' answers no t_min",
+    ),
+    ({'sampler.name': 'others:schedule'}, "'others:schedule' does not return a Sampler"),
     ({'loss.name': 'hybrid'}, 'set config.model.learn_variance'),
   ],
 )

@@ -176,6 +176,15 @@ def test_the_oracle_is_a_stationary_point_and_a_minimum(name, distance):
     assert np.sign(strength) * slope.mean() > 10 * slope.std() / np.sqrt(slope.size)
 
 
+@pytest.mark.parametrize('loss', sorted(set(PRESETS) - {'simple'}))
+def test_the_oracle_is_a_stationary_point_of_every_preset(loss):
+  problem = make_problem(network=with_head if loss == 'hybrid' else None)
+  problem = dataclasses.replace(problem, factors=make_factors(loss))
+  slopes = jax.jit(jax.jacfwd(lambda s: evaluate(problem, range(2000), s, loss=loss).values))
+  assert_mean(slopes(0.0), 0.0)
+  assert np.mean(slopes(0.3)) > 0
+
+
 # Examples on their own.
 
 

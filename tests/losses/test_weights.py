@@ -1,4 +1,4 @@
-"""Every weight in the form and the target of its paper, on any path, finite at every noise level."""
+"""Every weight in its paper's form and target, on any path, finite at every noise level."""
 
 import functools
 import types
