@@ -14,8 +14,8 @@ from ddpm_jax.diffusion.parameterization import read_batch, split_variance
 from ddpm_jax.diffusion.process import Denoised, q_posterior, reverse
 from ddpm_jax.diffusion.schedules import Discrete
 from ddpm_jax.keys import Keys
-from ddpm_jax.losses.problem import LossOutput, Problem, apply_network, starts_with
-from ddpm_jax.losses.product import add_noise, law_start, remember, weighted_errors
+from ddpm_jax.losses.problem import LossOutput, Problem, apply_network, law_start, starts_with
+from ddpm_jax.losses.product import add_noise, remember, weighted_errors
 
 
 def new_hybrid(

@@ -11,7 +11,7 @@ from jax import Array
 from ddpm_jax.diffusion.parameterization import eps_slope, split_variance
 from ddpm_jax.diffusion.process import q_sample
 from ddpm_jax.keys import Keys
-from ddpm_jax.losses.problem import LossOutput, Problem, apply_network, noise_like, starts_with
+from ddpm_jax.losses.problem import LossOutput, Problem, apply_network, noise_like
 from ddpm_jax.losses.time_laws import memory
 from ddpm_jax.losses.weights import FLOOR, output
 
@@ -26,19 +26,6 @@ class Noised(NamedTuple):
   xt: Array
 
 
-def law_start(problem: Problem) -> Any:
-  """What the law of t remembers before the first step; () where it remembers nothing."""
-  kept = memory(problem.factors.time_law)
-  return kept.init(problem.schedule) if kept else ()
-
-
-def new_product(problem: Problem, params: dict, key: Array) -> tuple[dict, Any]:
-  """No parameters, and the state of the law of t."""
-  del params, key
-  return {}, law_start(problem)
-
-
-@starts_with(new_product)
 def product(
   problem: Problem, params: dict, state: Any, batch: dict[str, Array], keys: Keys
 ) -> LossOutput:

@@ -11,8 +11,8 @@ from jax import Array
 
 from ddpm_jax.diffusion.parameterization import split_variance
 from ddpm_jax.keys import Keys
-from ddpm_jax.losses.problem import LossOutput, Problem, apply_network, starts_with
-from ddpm_jax.losses.product import add_noise, law_start, remember, weighted_errors
+from ddpm_jax.losses.problem import LossOutput, Problem, apply_network, law_start, starts_with
+from ddpm_jax.losses.product import add_noise, remember, weighted_errors
 from ddpm_jax.losses.weights import log_snr
 
 

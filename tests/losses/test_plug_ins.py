@@ -80,6 +80,11 @@ def test_the_page_names_every_entry():
     assert re.search(rf'[`( ]{name}[`( )]', PAGE), name
 
 
+def test_a_plug_in_made_of_a_product_keeps_what_its_law_remembers():
+  settings = {'loss.name': 'my_losses:cubic', 'loss.time_law': 'importance'}
+  check_training(build(tiny(**settings)))
+
+
 @pytest.mark.parametrize('name', sorted(set(PRESETS) - {'hybrid'}))
 def test_every_preset_can_begin(name):
   check_training(build(tiny(**{'loss.name': name})))
