@@ -143,7 +143,7 @@ def build(config: Config, dataset: data.Dataset | None = None) -> Experiment:
   network = kind.make_network(module)
   check_loss(config, kind)
   check_variance(config, module)
-  sampler = config.sampler.build(SAMPLERS)
+  sampler: Any = config.sampler.build(SAMPLERS)
   if not isinstance(sampler, Sampler | None):
     raise InputError(f"config.sampler.name: '{config.sampler.name}' does not return a Sampler")
   path, times = denoising.drawn_on(config, sampler, schedule)
@@ -229,7 +229,7 @@ def make_schedule(config: Config) -> Any:
   return schedule
 
 
-def make_parameterization(config: Config) -> Parameterization | None:
+def make_parameterization(config: Config) -> Any:
   """The parameterization that a config names; None where the model has none."""
   made = config.parameterization.build(PARAMETERIZATIONS)
   head = VARIANCE_HEADS[config.parameterization.variance_head]
