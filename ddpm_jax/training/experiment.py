@@ -144,7 +144,7 @@ def build(config: Config, dataset: data.Dataset | None = None) -> Experiment:
   check_loss(config, kind)
   check_variance(config, module)
   sampler: Any = config.sampler.build(SAMPLERS)
-  if not isinstance(sampler, Sampler | None):
+  if config.sampler.name and not isinstance(sampler, Sampler):
     raise InputError(f"config.sampler.name: '{config.sampler.name}' does not return a Sampler")
   path, times = denoising.drawn_on(config, sampler, schedule)
   loss, wanted = config.loss, config.optimizer
