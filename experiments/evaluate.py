@@ -40,9 +40,9 @@ EXACT = flags.DEFINE_bool('exact', False, 'Sum the bound over every time, not a 
 VARIANCE = flags.DEFINE_enum(
   'variance',
   None,
-  ['small', 'large', 'fraction'],
-  "Of the chain's reverse steps; unset: fraction where it is learned, else large (for the "
-  'variational loss small).',
+  ['small', 'large', 'fraction', 'optimal'],
+  "Of the chain's reverse steps; unset: fraction or (raw) optimal where that is learned, else "
+  'large (for the variational loss small).',
 )
 
 
@@ -120,8 +120,6 @@ def unguided(workdir: pathlib.Path, run: Run, samples: Samples) -> list[Samples]
 def denoiser_bits(experiment: Experiment, run: Run, workdir: pathlib.Path) -> bits.Measures:
   """Each likelihood asked for."""
   del workdir
-  if VARIANCE.value == 'fraction' and not getattr(experiment.module, 'learn_variance', False):
-    raise InputError('--variance: this network learned no fraction; choose small or large')
   bound = dataclasses.replace(experiment, schedule=run.schedule)
   return bits.denoiser_bits(bound, LIKELIHOOD.value, VARIANCE.value, EXACT.value)
 

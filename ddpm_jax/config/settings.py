@@ -91,6 +91,8 @@ class Schedule(Choice):
 class Parameterization(Choice):
   """What the network predicts, and what it is told of the noise."""
 
+  variance_head: str = setting('range', 'how a learned variance is read')
+
 
 @dataclasses.dataclass(frozen=True)
 class Loss(Choice):

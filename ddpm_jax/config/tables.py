@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ddpm_jax.config.signatures import keywords, kind
 
@@ -43,7 +43,7 @@ class Tables(NamedTuple):
   """
 
   groups: Mapping[str, Group]
-  options: Mapping[str, Mapping[str, Callable]]
+  options: Mapping[str, Mapping[str, Any]]
   factors: Mapping[str, Mapping[str, Callable]]
 
 
@@ -65,6 +65,7 @@ def all_tables() -> Tables:
     'sampler': Group(samplers.SAMPLERS | samplers.SOLVERS),
   }
   options = {
+    'parameterization.variance_head': parameterization.VARIANCE_HEADS,
     'optimizer.lr_schedule': optimizers.LR_SCHEDULES,
     'sampler.grid': samplers.TIME_GRIDS,
     'sampler.noise': samplers.NOISES,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -78,6 +78,43 @@ class UnitScale:
     return 1 / jnp.hypot(self.sigma_data * alpha, sigma)
 
 
+class VarianceHead(NamedTuple):
+  """How the second half of an output's channels is a learned variance.
+
+  Attributes:
+    read: (head, alpha, sigma) -> the field of `Denoised` that it is, by name.
+    variance: the key of VARIANCES that makes use of it.
+  """
+
+  read: Callable[[Array, Array, Array], dict[str, Array]]
+  variance: str
+
+
+def read_fraction(head: Array, alpha: Array, sigma: Array) -> dict[str, Array]:
+  """fraction = sigmoid(head): between the logs of the smallest variance and the largest.
+
+  Reference: Nichol and Dhariwal 2021, https://arxiv.org/abs/2102.09672, equation 15, where nothing
+  holds the fraction in [0, 1].
+  """
+  del alpha, sigma
+  return {'fraction': jax.nn.sigmoid(head)}
+
+
+def read_raw(head: Array, alpha: Array, sigma: Array) -> dict[str, Array]:
+  """Var[x0 | xt] = exp(head) sigma² / (alpha² + sigma²): head 0 is right for standard normal data.
+
+  The variance of any step back follows from it, by the law of total variance.
+  """
+  alone = jnp.square(sigma / jnp.hypot(alpha, sigma))
+  return {'x0_variance': jnp.exp(head) * alone}
+
+
+VARIANCE_HEADS = {
+  'range': VarianceHead(read_fraction, 'fraction'),
+  'raw': VarianceHead(read_raw, 'optimal'),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Parameterization:
   """How a network's output becomes a denoiser, and what the network sees.
@@ -86,11 +123,13 @@ class Parameterization:
     row: (alpha, sigma) -> (a, b), of target = a x0 + b eps.
     noise_label: (schedule, t) -> the float32 scalar that the network embeds.
     input_scale: (alpha, sigma) -> the factor of xt that the network sees.
+    head: how a learned variance is read, where there is one.
   """
 
   row: Row
   noise_label: NoiseLabel
   input_scale: Scale = unscaled
+  head: VarianceHead = VARIANCE_HEADS['range']
 
 
 def x0_row(alpha: Array, sigma: Array) -> tuple[float, float]:
@@ -311,8 +350,8 @@ def make_denoiser(
 ) -> Denoiser:
   """A trained network as a denoiser: (xt (B, …), t scalar or (B,)) -> Denoised.
 
-  An output with twice xt's channels (the last axis) carries a learned variance in its second half,
-  from which fraction = sigmoid(·) lies in [0, 1].
+  An output with twice xt's channels (the last axis) carries a learned variance in its second half;
+  see VARIANCE_HEADS.
 
   Args:
     network: (params, x, noise_label, cond) -> output; x (B, …), noise_label (B,).
@@ -329,18 +368,28 @@ def make_denoiser(
   def denoiser(xt: Array, t: Time) -> Denoised:
     times = jnp.broadcast_to(t, xt.shape[:1])
     x, label = network_input(parameterization, schedule, xt, times)
-    value, fraction = split_variance(network(params, x, label, cond), xt)
-
-    def read(value: Array, x: Array, time: Array) -> Array:
-      return to_x0(value, x, schedule.alpha(time), schedule.sigma(time), parameterization.row)
-
-    return Denoised(jax.vmap(read)(value, xt, times), fraction=fraction)
+    output = network(params, x, label, cond)
+    return read_batch(parameterization, schedule, output, xt, times)
 
   return denoiser
 
 
+def read_batch(
+  parameterization: Parameterization, schedule: Schedule, output: Array, xt: Array, t: Array
+) -> Denoised:
+  """What a network's output says of x0, for a batch (B, …) at times t (B,)."""
+  value, head = split_variance(output, xt)
+
+  def read(value: Array, head: Array | None, x: Array, t: Time) -> Denoised:
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    learned = {} if head is None else parameterization.head.read(head, alpha, sigma)
+    return Denoised(to_x0(value, x, alpha, sigma, parameterization.row), **learned)
+
+  return jax.vmap(read)(value, head, xt, t)
+
+
 def split_variance(output: Array, xt: Array) -> tuple[Array, Array | None]:
-  """A network's output as its prediction, like xt, and a learned variance's fraction or None."""
+  """A network's output as its prediction and its variance head, both like xt; None for no head."""
   if output.shape == xt.shape:
     return output, None
   if output.shape != (*xt.shape[:-1], 2 * xt.shape[-1]):
@@ -348,4 +397,4 @@ def split_variance(output: Array, xt: Array) -> tuple[Array, Array | None]:
       f'the network makes {output.shape} of {xt.shape}: neither that shape nor twice its channels'
     )
   value, head = jnp.split(output, 2, axis=-1)
-  return value, jax.nn.sigmoid(head)
+  return value, head

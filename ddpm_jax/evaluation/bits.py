@@ -29,16 +29,17 @@ def denoiser_bits(
   Args:
     experiment: on the schedule that it learned, if any.
     names: of LIKELIHOODS; None: the config's.
-    variance: of a chain's reverse steps; None: `usual_variance`.
+    variance: of a chain's reverse steps; None: `chosen_variance`'s.
     exact: sum a chain's bound over every time, not a draw of some.
 
   Raises:
-    InputError: there is no such likelihood, or the schedule has none such.
+    InputError: there is no such likelihood, the schedule has none such, or the variance was not
+      learned.
   """
   wanted, num_levels = experiment.config.evaluation, experiment.dataset.num_levels
   how = Settings(
     decoder=DECODERS[wanted.decoder](num_levels),
-    variance=variance or usual_variance(experiment),
+    variance=chosen_variance(experiment, variance),
     strata=None if exact else wanted.strata,
   )
 
@@ -57,11 +58,18 @@ def denoiser_bits(
   return rows
 
 
-def usual_variance(experiment: Experiment) -> str:
-  """'fraction' where it is learned, else 'large', for the variational loss 'small'."""
-  if getattr(experiment.module, 'learn_variance', False):
-    return 'fraction'
-  return 'small' if experiment.config.loss.name == 'variational' else 'large'
+def chosen_variance(experiment: Experiment, wanted: str | None) -> str:
+  """The one wanted; else the learned one, else 'large', for the variational loss 'small'.
+
+  Raises:
+    InputError: it is one that the network did not learn.
+  """
+  learns = getattr(experiment.module, 'learn_variance', False)
+  learned = experiment.parameterization.head.variance if learns else None
+  usual = 'small' if experiment.config.loss.name == 'variational' else 'large'
+  if wanted not in (None, 'small', 'large', learned):
+    raise InputError(f'--variance: this network learned no {wanted}; choose small or large')
+  return wanted or learned or usual
 
 
 def autoencoder_bits(experiment: Experiment) -> Measures:

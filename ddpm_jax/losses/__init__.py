@@ -9,24 +9,55 @@ how they begin, by `starts_with`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from ddpm_jax.losses.distances import DISTANCES, l2
+from ddpm_jax.losses import distances, time_laws, weights
+from ddpm_jax.losses.distances import DISTANCES
 from ddpm_jax.losses.evidence import elbo
+from ddpm_jax.losses.hybrid import hybrid
 from ddpm_jax.losses.problem import Factors, Loss, LossOutput, Problem, start, starts_with
 from ddpm_jax.losses.product import product
-from ddpm_jax.losses.time_laws import TIME_LAWS, uniform
+from ddpm_jax.losses.time_laws import TIME_LAWS
+from ddpm_jax.losses.uncertainty import uncertainty
 from ddpm_jax.losses.variational import variational
-from ddpm_jax.losses.weights import WEIGHTS, simple
+from ddpm_jax.losses.weights import WEIGHTS
 
 LOSSES: dict[str, Loss] = {
   'simple': product,
-  'elbo': elbo,
+  'x0': product,
+  'v': product,
+  'flow': product,
+  'truncated_snr': product,
+  'min_snr': product,
+  'soft_min_snr': product,
+  'p2': product,
+  'sigmoid': product,
+  'edm': product,
+  'logit_normal': product,
+  'laplace': product,
+  'hybrid': hybrid,
+  'uncertainty': uncertainty,
   'variational': variational,
+  'elbo': elbo,
 }
 
+SIMPLE = Factors(weights.simple, time_laws.uniform, distances.l2)
 PRESETS = {
-  'simple': Factors(weight=simple, time_law=uniform, distance=l2),
+  'simple': SIMPLE,
+  'x0': SIMPLE._replace(weight=weights.inverse_snr),
+  'v': SIMPLE._replace(weight=weights.snr_plus_one),
+  'flow': SIMPLE._replace(weight=weights.flow),
+  'truncated_snr': SIMPLE._replace(weight=weights.truncated_snr),
+  'min_snr': SIMPLE._replace(weight=weights.min_snr),
+  'soft_min_snr': SIMPLE._replace(weight=weights.soft_min_snr),
+  'p2': SIMPLE._replace(weight=weights.p2),
+  'sigmoid': SIMPLE._replace(weight=weights.sigmoid),
+  'edm': SIMPLE._replace(weight=weights.edm, time_law=time_laws.log_normal),
+  'logit_normal': SIMPLE._replace(weight=weights.flow, time_law=time_laws.logit_normal),
+  'laplace': SIMPLE._replace(weight=weights.output, time_law=time_laws.laplace),
+  'hybrid': SIMPLE,
+  'uncertainty': SIMPLE._replace(weight=weights.edm, time_law=time_laws.log_normal),
 }
 
 FACTORS = {'weight': WEIGHTS, 'time_law': TIME_LAWS, 'distance': DISTANCES}
@@ -37,7 +68,12 @@ def make_factors(name: str, **given: Callable) -> Factors:
 
   A loss with no preset of its own (a plug-in) starts from those of 'simple'.
   """
-  return PRESETS.get(name, PRESETS['simple'])._replace(**given)
+  return PRESETS.get(name, SIMPLE)._replace(**given)
+
+
+def trained_variance(name: str, arguments: Mapping[str, Any]) -> bool:
+  """Whether a loss of LOSSES, with these arguments, trains a learned variance."""
+  return name == 'hybrid' or arguments.get('variance') in ('fraction', 'optimal')
 
 
 __all__ = [
@@ -54,4 +90,5 @@ __all__ = [
   'make_factors',
   'start',
   'starts_with',
+  'trained_variance',
 ]

@@ -12,6 +12,7 @@ from jax import Array
 from ddpm_jax.diffusion.parameterization import Network, Parameterization, network_input
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.keys import Keys, for_purpose
+from ddpm_jax.losses.time_laws import memory
 
 
 class Factors(NamedTuple):
@@ -74,10 +75,20 @@ def starts_with(init: Callable[..., tuple[Any, Any]]) -> Callable[[Loss], Loss]:
 
 
 def start(loss: Loss, problem: Problem, params: dict, key: Array) -> tuple[Any, Any]:
-  """What a loss begins with: params['loss'] and its state; ({}, ()) for one that keeps nothing."""
+  """What a loss begins with: params['loss'] and its state.
+
+  One that does not say has no parameters, and for its state what the law of t remembers, so that
+  it can be a function of a product.
+  """
   function, options = getattr(loss, 'func', loss), getattr(loss, 'keywords', {})
   init = getattr(function, 'init', None)
-  return init(problem, params, key, **options) if init else ({}, ())
+  return init(problem, params, key, **options) if init else ({}, law_start(problem))
+
+
+def law_start(problem: Problem) -> Any:
+  """What the law of t remembers before the first step; () where it remembers nothing."""
+  kept = memory(problem.factors.time_law)
+  return kept.init(problem.schedule) if kept else ()
 
 
 def apply_network(

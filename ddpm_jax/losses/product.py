@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,18 @@ from ddpm_jax.diffusion.parameterization import eps_slope, split_variance
 from ddpm_jax.diffusion.process import q_sample
 from ddpm_jax.keys import Keys
 from ddpm_jax.losses.problem import LossOutput, Problem, apply_network, noise_like
-from ddpm_jax.losses.weights import output
+from ddpm_jax.losses.time_laws import memory
+from ddpm_jax.losses.weights import FLOOR, output
+
+
+class Noised(NamedTuple):
+  """A batch at times t (B,) of the law: xt = alpha x0 + sigma eps, each (B, …)."""
+
+  t: Array
+  correction: Array
+  x0: Array
+  eps: Array
+  xt: Array
 
 
 def product(
@@ -25,26 +36,52 @@ def product(
 
   Reference: Ho et al. 2020, https://arxiv.org/abs/2006.11239, equation 14, for weight 1 and L2.
   """
-  schedule, factors = problem.schedule, problem.factors
-  x0 = batch['image']
-  t, correction = factors.time_law(keys.step, batch['index'], problem.batch_size, schedule, state)
+  noised = add_noise(problem, state, batch, keys)
+  output = apply_network(problem, params, noised.xt, noised.t, batch, keys)
+  values = weighted_errors(problem, split_variance(output, noised.xt)[0], noised)
+  return LossOutput(noised.correction * values, {}, remember(problem, state, noised.t, values))
+
+
+def add_noise(problem: Problem, state: Any, batch: dict[str, Array], keys: Keys) -> Noised:
+  """The batch at times of the law, whose state it is."""
+  schedule, x0 = problem.schedule, batch['image']
+  law = problem.factors.time_law
+  t, correction = law(keys.step, batch['index'], problem.batch_size, schedule, state)
   eps = noise_like(x0, keys)
   xt = jax.vmap(q_sample, (None, 0, 0, 0))(schedule, x0, t, eps)
-  prediction, _ = split_variance(apply_network(problem, params, xt, t, batch, keys), xt)
+  return Noised(t, correction, x0, eps, xt)
+
+
+def weighted_errors(problem: Problem, prediction: Array, noised: Noised) -> Array:
+  """w_out(t) · mean distance(prediction - (a x0 + b eps)), (B,)."""
+  schedule, factors = problem.schedule, problem.factors
 
   def example(prediction: Array, x0: Array, eps: Array, t: Array) -> Array:
     a, b = problem.parameterization.row(schedule.alpha(t), schedule.sigma(t))
     error = jnp.mean(factors.distance(prediction - (a * x0 + b * eps)))
     return output_weight(problem, t) * error
 
-  values = correction * jax.vmap(example)(prediction, x0, eps, t)
-  return LossOutput(values, {}, state)
+  return jax.vmap(example)(prediction, noised.x0, noised.eps, noised.t)
 
 
 def output_weight(problem: Problem, t: Array) -> Array:
-  """w(t) (d eps / d output)²: the weight of eps' squared error, read in the network's output."""
+  """w(t) (d eps / d output)²: the weight of eps' squared error, read in the network's output.
+
+  Both are taken at the weights' FLOOR where the SNR is zero, the one infinite and the other zero.
+  """
   schedule, weight = problem.schedule, problem.factors.weight
   if weight is output:
     return weight(schedule, t)
-  slope = eps_slope(schedule.alpha(t), schedule.sigma(t), problem.parameterization.row)
+  sigma = schedule.sigma(t)
+  alpha = jnp.maximum(schedule.alpha(t), jnp.exp(FLOOR / 2) * sigma)
+  slope = eps_slope(alpha, sigma, problem.parameterization.row)
   return weight(schedule, t) * jnp.square(slope)
+
+
+def remember(problem: Problem, state: Any, t: Array, values: Array) -> Any:
+  """The law's next state, from the times and losses of all devices, not yet corrected."""
+  kept = memory(problem.factors.time_law)
+  if kept is None:
+    return state
+  values = jax.lax.stop_gradient(values)
+  return kept.update(state, problem.schedule, problem.gather(t), problem.gather(values))

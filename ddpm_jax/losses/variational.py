@@ -21,7 +21,7 @@ from ddpm_jax.diffusion.bound import (
 )
 from ddpm_jax.diffusion.continuous_bound import continuous_term, even_in_cost, even_in_time
 from ddpm_jax.diffusion.learned import ENDS, INSIDE, Learned
-from ddpm_jax.diffusion.parameterization import Denoiser, split_variance, to_x0
+from ddpm_jax.diffusion.parameterization import Denoiser, read_batch
 from ddpm_jax.diffusion.process import Denoised, q_sample
 from ddpm_jax.diffusion.schedules import Discrete, Schedule, Time
 from ddpm_jax.keys import Keys, for_purpose
@@ -50,7 +50,8 @@ def variational(
   Reference: Kingma et al. 2021, https://arxiv.org/abs/2107.00630, equation 11 and section 6.2.
 
   Args:
-    variance: of a chain's reverse steps, a key of VARIANCES; 'fraction' trains the learned one.
+    variance: of a chain's reverse steps, a key of VARIANCES; 'fraction' trains a learned range,
+      'optimal' a raw learned variance.
   """
   schedule, inside = trained_parts(problem.schedule)
   problem = dataclasses.replace(problem, schedule=schedule)
@@ -122,16 +123,10 @@ def training_denoiser(
   problem: Problem, params: dict, batch: dict[str, Array], keys: Keys
 ) -> Denoiser:
   """The network as a denoiser of this batch, with dropout where the problem has it."""
-  schedule = problem.schedule
 
   def denoiser(xt: Array, t: Time) -> Denoised:
     times = jnp.asarray(t)
-    value, fraction = split_variance(apply_network(problem, params, xt, times, batch, keys), xt)
-
-    def read(value: Array, xt: Array, t: Array) -> Array:
-      row = problem.parameterization.row
-      return to_x0(value, xt, schedule.alpha(t), schedule.sigma(t), row)
-
-    return Denoised(jax.vmap(read)(value, xt, times), fraction=fraction)
+    output = apply_network(problem, params, xt, times, batch, keys)
+    return read_batch(problem.parameterization, problem.schedule, output, xt, times)
 
   return denoiser

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 
 from ddpm_jax import data, models
 from ddpm_jax.config import Config, find_entry
 from ddpm_jax.diffusion import PARAMETERIZATIONS, SCHEDULES, Parameterization, Schedule
-from ddpm_jax.diffusion.parameterization import Network, check_invertible
+from ddpm_jax.diffusion.parameterization import VARIANCE_HEADS, Network, check_invertible
 from ddpm_jax.diffusion.schedules import (
   Discrete,
   interpolate,
@@ -22,9 +25,20 @@ from ddpm_jax.diffusion.schedules import (
   zero_terminal_snr,
 )
 from ddpm_jax.errors import InputError
-from ddpm_jax.keys import for_purpose
-from ddpm_jax.losses import FACTORS, LOSSES, Loss, Problem, make_factors, start
-from ddpm_jax.samplers import SAMPLERS, SOLVERS
+from ddpm_jax.keys import Keys, example_keys, for_purpose, step_key
+from ddpm_jax.losses import (
+  FACTORS,
+  LOSSES,
+  PRESETS,
+  Loss,
+  LossOutput,
+  Problem,
+  make_factors,
+  start,
+  trained_variance,
+)
+from ddpm_jax.losses.time_laws import memory, time_of
+from ddpm_jax.samplers import SAMPLERS, SOLVERS, Sampler, Solver
 from ddpm_jax.training import autoencoding, denoising, optimizers
 from ddpm_jax.training.denoising import denoiser
 from ddpm_jax.training.heldout import make_heldout
@@ -121,7 +135,7 @@ def build(config: Config, dataset: data.Dataset | None = None) -> Experiment:
   if not config.dataset.conditional:
     dataset = dataclasses.replace(dataset, num_classes=None)
   schedule = make_schedule(config)
-  parameterization = config.parameterization.build(PARAMETERIZATIONS)
+  parameterization = make_parameterization(config)
   check_readable(parameterization, schedule)
   module = config.model.build(
     models.MODELS, num_classes=dataset.num_classes, out_channels=dataset.image_shape[-1]
@@ -130,10 +144,21 @@ def build(config: Config, dataset: data.Dataset | None = None) -> Experiment:
   network = kind.make_network(module)
   check_loss(config, kind)
   check_variance(config, module)
-  sampler = config.sampler.build(SAMPLERS | SOLVERS)
+  sampler: Any = config.sampler.build(SAMPLERS | SOLVERS)
+  if config.sampler.name and not isinstance(sampler, (Sampler, Solver)):
+    raise InputError(f"config.sampler.name: '{config.sampler.name}' does not return a Sampler")
   path, times = denoising.drawn_on(config, sampler, schedule)
-  loss = config.loss
-  wanted = config.optimizer
+  loss, wanted = config.loss, config.optimizer
+  problem = Problem(
+    network,
+    schedule,
+    parameterization,
+    make_factors(loss.name, **given_factors(loss)),
+    config.dataset.batch_size,
+    num_levels=dataset.num_levels,
+  )
+  if schedule is not None:
+    check_factors(config, problem)
   learning_rate = optimizers.learning_rate(
     wanted.lr_schedule, wanted.learning_rate, wanted.warmup_steps, config.training.num_steps
   )
@@ -146,14 +171,7 @@ def build(config: Config, dataset: data.Dataset | None = None) -> Experiment:
     module=module,
     network=network,
     loss=loss.bind(LOSSES),
-    problem=Problem(
-      network,
-      schedule,
-      parameterization,
-      make_factors(loss.name, **given_factors(loss)),
-      config.dataset.batch_size,
-      num_levels=dataset.num_levels,
-    ),
+    problem=problem,
     optimizer=optimizers.clipped(
       wanted.build(optimizers.OPTIMIZERS, learning_rate=learning_rate), wanted.clip_norm
     ),
@@ -164,11 +182,24 @@ def build(config: Config, dataset: data.Dataset | None = None) -> Experiment:
   )
 
 
+# What a schedule answers: see `diffusion.protocol.Schedule`.
+ANSWERS = ('t_min', 't_max', 'alpha', 'sigma', 'log_snr', 'time', 'network_time')
 CHANGES = {'zero_terminal_snr': zero_terminal_snr, 'continuous': interpolate}
 
 
 def given_factors(loss: Any) -> dict[str, Callable]:
-  """The factors that a config names itself."""
+  """The factors that a config names itself.
+
+  Raises:
+    InputError: the loss is no product, and would make no use of them.
+  """
+  if loss.name in LOSSES and loss.name not in PRESETS:
+    for factor in FACTORS:
+      if getattr(loss, factor):
+        raise InputError(
+          f"config.loss.{factor}: '{loss.name}' is no product of factors and makes no use of it; "
+          'leave it unset'
+        )
   return {
     factor: find_entry(getattr(loss, factor), table, f'config.loss.{factor}')
     for factor, table in FACTORS.items()
@@ -184,6 +215,9 @@ def make_schedule(config: Config) -> Any:
   """
   wanted = config.schedule
   schedule = wanted.build(SCHEDULES)
+  missing = [name for name in ANSWERS if schedule is not None and not hasattr(schedule, name)]
+  if missing:
+    raise InputError(f"config.schedule.name: '{wanted.name}' answers no {', '.join(missing)}")
   for name, change in CHANGES.items():
     if not getattr(wanted, name):
       continue
@@ -194,6 +228,13 @@ def make_schedule(config: Config) -> Any:
     except ValueError as error:
       raise InputError(f'config.schedule.{name}: {error}') from error
   return schedule
+
+
+def make_parameterization(config: Config) -> Any:
+  """The parameterization that a config names; None where the model has none."""
+  made = config.parameterization.build(PARAMETERIZATIONS)
+  head = VARIANCE_HEADS[config.parameterization.variance_head]
+  return made and dataclasses.replace(made, head=head)
 
 
 def check_readable(parameterization: Parameterization | None, schedule: Schedule | None) -> None:
@@ -214,12 +255,115 @@ def check_loss(config: Config, kind: Kind) -> None:
     raise InputError(f"config.loss.name: '{name}' trains no {kind.name}; choose one of {mend}")
 
 
+def check_factors(config: Config, problem: Problem) -> None:
+  """Raises InputError where a factor does not answer, at three times, as its table's entries do."""
+  schedule, factors = problem.schedule, problem.factors
+  keys = jax.random.key(0), jnp.arange(3)
+
+  def weigh() -> Any:
+    return [factors.weight(schedule, t) for t in time_of(schedule, jnp.array([0.05, 0.5, 0.95]))]
+
+  def draw() -> Any:
+    kept = memory(factors.time_law)
+    state = kept.init(schedule) if kept else ()
+    t, correction = factors.time_law(*keys, 3, schedule, state)
+    return [*jax.vmap(schedule.sigma)(t), *correction]
+
+  def measure() -> Any:
+    return jnp.atleast_1d(factors.distance(jnp.linspace(-1, 1, 5))).tolist()
+
+  for factor, probe in (('weight', weigh), ('time_law', draw), ('distance', measure)):
+    given = getattr(config.loss, factor)
+    where = f"config.loss.{factor}: '{given}'" if given else f'config.loss.name: its {factor}'
+    try:
+      values = np.asarray(probe())
+    except Exception as error:
+      raise InputError(f'{where} cannot be used: {error}') from error
+    if values.ndim != 1 or not (np.isfinite(values) & (values >= 0)).all():
+      raise InputError(f'{where} gives {values}, which are not all finite, positive and scalar')
+
+
 def check_variance(config: Config, module: nn.Module) -> None:
-  """Raises InputError where the sampler wants a variance that the network does not learn."""
-  learns = getattr(module, 'learn_variance', False)
+  """Raises InputError where loss or sampler want a variance that the network does not learn."""
+  learns, loss = getattr(module, 'learn_variance', False), config.loss
+  mend = 'set config.model.learn_variance'
   if config.sampler.arguments.get('variance') == 'fraction' and not learns:
+    raise InputError(f"config.sampler.variance: 'fraction' is a learned variance; {mend}")
+  if trained_variance(loss.name, loss.arguments) and not learns:
+    raise InputError(f"config.loss.name: '{loss.name}' trains a learned variance; {mend}")
+
+
+def check_training(experiment: Experiment) -> None:
+  """Raises InputError where training would be in vain, or a loss or a plug-in cannot begin.
+
+  What only samples or evaluates is free to leave a learned variance alone.
+  """
+  config, module = experiment.config, experiment.module
+  if getattr(module, 'learn_variance', False):
+    check_learned_variance(config, experiment.parameterization.head.variance)
+  if config.loss.name == 'hybrid':
+    check_estimates(config, experiment.problem.factors.time_law)
+  try:
+    state = jax.eval_shape(lambda: new_state(experiment))
+  except InputError:
+    raise
+  except ValueError as error:
+    raise InputError(f'config.loss.name: {error}') from error
+  if config.loss.name not in LOSSES:
+    check_plug_in(experiment, state)
+
+
+def check_learned_variance(config: Config, variance: str) -> None:
+  """Raises InputError where nothing trains or nothing draws by the variance that is learned."""
+  loss, sampler = config.loss, config.sampler
+  if loss.name in LOSSES and not trained_variance(loss.name, loss.arguments):
     raise InputError(
-      "config.sampler.variance: 'fraction' is a learned variance; set config.model.learn_variance"
+      f"config.model.learn_variance: the loss '{loss.name}' does not train it; take 'hybrid', or "
+      f"'variational' with config.loss.variance={variance}"
+    )
+  if loss.arguments.get('variance', variance) != variance:
+    raise InputError(
+      f"config.loss.variance: the network's learned variance is read as '{variance}' "
+      f'(config.parameterization.variance_head)'
+    )
+  if sampler.arguments.get('variance') != variance:
+    raise InputError(
+      f"config.sampler.name: '{sampler.name}' as it is set ignores the variance that the network "
+      f"learns; take 'ancestral' with config.sampler.variance={variance}, or unset "
+      'config.model.learn_variance'
+    )
+
+
+def check_estimates(config: Config, law: Any) -> None:
+  """Raises InputError for a law of t that defines an objective, not the mean over uniform times."""
+  options = inspect.signature(law).parameters
+  if 'estimate' in options and not options['estimate'].default:
+    raise InputError(
+      f"config.loss.time_law: '{config.loss.time_law}' does not estimate the mean over uniform "
+      "times, of which the bound in 'hybrid' is a part; set (estimate=True)"
+    )
+
+
+def check_plug_in(experiment: Experiment, state: TrainState) -> None:
+  """Raises InputError where a loss from elsewhere does not return what a loss returns."""
+  size, name = experiment.problem.batch_size, experiment.config.loss.name
+  shape = experiment.dataset.image_shape
+  batch = {'image': jax.ShapeDtypeStruct((size, *shape), jnp.float32)}
+  batch |= {key: jax.ShapeDtypeStruct((size,), jnp.int32) for key in ('label', 'index')}
+
+  def run(state: TrainState, batch: dict[str, Array]) -> Any:
+    key = step_key(0, 0)
+    keys = Keys(key, example_keys(key, batch['index']))
+    return experiment.loss(experiment.problem, state.params, state.loss_state, batch, keys)
+
+  try:
+    output = jax.eval_shape(run, state, batch)
+  except Exception as error:
+    line = str(error).strip().split('\n')[0]
+    raise InputError(f"config.loss.name: '{name}': {type(error).__name__}: {line}") from error
+  if not isinstance(output, LossOutput) or getattr(output.values, 'shape', None) != (size,):
+    raise InputError(
+      f"config.loss.name: '{name}' does not return LossOutput(values (B,), metrics, state)"
     )
 
 

@@ -19,7 +19,13 @@ from ddpm_jax.config import Config
 from ddpm_jax.errors import Interrupted
 from ddpm_jax.training import pictures
 from ddpm_jax.training.checkpoint import Checkpoints
-from ddpm_jax.training.experiment import Experiment, build, make_step, new_state
+from ddpm_jax.training.experiment import (
+  Experiment,
+  build,
+  check_training,
+  make_step,
+  new_state,
+)
 from ddpm_jax.training.metrics import Display, MetricWriter, Window
 from ddpm_jax.training.parallel import PARALLEL, check_batch_size
 from ddpm_jax.training.run import initial_params, refuse_foreign, write_record
@@ -47,6 +53,7 @@ def steps(config: Config, workdir: str | os.PathLike[str]) -> Generator[tuple[in
   refuse_foreign(workdir, config)
   check_batch_size(config.dataset.batch_size, len(devices))
   experiment = build(config)
+  check_training(experiment)
   parallel = PARALLEL[config.parallel.mode](devices)
   train_step = parallel.compile(make_step(experiment, parallel))
   batches = data.train_iterator(

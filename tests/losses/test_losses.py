@@ -1,12 +1,14 @@
 """The tables: presets, their factors by name, and the distances."""
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.special import ndtri
+from scipy import stats
+from scipy.special import hyperu, ndtri
 
 from ddpm_jax.losses import (
   DISTANCES,
@@ -18,8 +20,26 @@ from ddpm_jax.losses import (
   starts_with,
 )
 
-# The mean over a standard normal, and the degree in its argument.
-MOMENTS = {'l2': (1.0, 2), 'l1': (np.sqrt(2 / np.pi), 1)}
+
+def huber_mean(delta):
+  """E z² inside ± delta, and E 2 delta |z| - delta² outside, by parts."""
+  inside = 1 - 2 * stats.norm.sf(delta) - 2 * delta * stats.norm.pdf(delta)
+  return inside + 4 * delta * stats.norm.pdf(delta) - 2 * delta**2 * stats.norm.sf(delta)
+
+
+def pseudo_huber_mean(c):
+  """E sqrt(z² + c²) is an integral of Tricomi's function."""
+  return 2 * c * (c**2 / np.sqrt(2) * hyperu(0.5, 2, c**2 / 2) - c)
+
+
+# The mean over a standard normal, and the degree in its argument and in its own scale together.
+MOMENTS = {
+  'l2': (1.0, 2),
+  'l1': (np.sqrt(2 / np.pi), 1),
+  'huber': (huber_mean(1.0), 2),
+  'pseudo_huber': (pseudo_huber_mean(1.0), 2),
+}
+SCALES = {'huber': 'delta', 'pseudo_huber': 'c'}
 
 
 @pytest.mark.parametrize('name', DISTANCES)
@@ -32,10 +52,19 @@ def test_a_distances_mean_over_a_standard_normal(name):
 def test_a_distance_is_even_homogeneous_and_elementwise(name):
   distance, degree = DISTANCES[name], MOMENTS[name][1]
   z = jnp.linspace(-2, 2, 12).reshape(3, 4)
-  np.testing.assert_allclose(distance(-3 * z), 3**degree * distance(z), rtol=1e-6)
+  scaled = {SCALES[name]: 3.0} if name in SCALES else {}
+  np.testing.assert_allclose(distance(-3 * z, **scaled), 3**degree * distance(z), rtol=1e-6)
   np.testing.assert_array_equal(distance(z)[1], distance(z[1]))
   assert (distance(z) > 0).all()
   assert distance(jnp.zeros(())) == 0
+
+
+@pytest.mark.parametrize(('name', 'option'), SCALES.items())
+def test_a_bent_distance_is_l2_near_and_l1_far(name, option):
+  distance = functools.partial(DISTANCES[name], **{option: 0.1})
+  np.testing.assert_allclose(distance(jnp.array([1e-4, -1e-3])), [1e-8, 1e-6], rtol=1e-3)
+  np.testing.assert_allclose(jax.grad(distance)(50.0), 2 * 0.1, rtol=1e-4)
+  assert jax.grad(distance)(0.0) == 0
 
 
 def test_every_preset_belongs_to_a_loss_and_has_factors_of_the_tables():
@@ -63,7 +92,8 @@ def test_a_misspelt_factor_is_no_factor():
 
 
 def test_a_loss_that_keeps_nothing_starts_with_nothing():
-  assert start(LOSSES['simple'], None, {}, jax.random.key(0)) == ({}, ())
+  problem = types.SimpleNamespace(factors=make_factors('simple'), schedule=None)
+  assert start(LOSSES['simple'], problem, {}, jax.random.key(0)) == ({}, ())
 
 
 def test_a_loss_starts_with_what_its_init_makes_of_its_own_options():

@@ -1,3 +1,4 @@
+import functools
 import types
 
 import jax
@@ -9,14 +10,17 @@ from scipy import stats
 from ddpm_jax.diffusion import schedules
 from ddpm_jax.keys import step_key
 from ddpm_jax.losses import TIME_LAWS
-from ddpm_jax.losses.time_laws import stratified, time_of
+from ddpm_jax.losses.time_laws import memory, probabilities, stratified, time_of
 
 NUM_STEPS = 12
+ESTIMATES = ('uniform', 'stratified', 'low_discrepancy', 'antithetic', 'importance')
 
 
 def times(law, index, batch_size, step=0, num_steps=NUM_STEPS):
   schedule = schedules.linear(num_steps)
-  return TIME_LAWS[law](step_key(0, step), jnp.asarray(index), batch_size, schedule, None)
+  kept = memory(TIME_LAWS[law])
+  state = kept.init(schedule) if kept else ()
+  return TIME_LAWS[law](step_key(0, step), jnp.asarray(index), batch_size, schedule, state)
 
 
 def over_steps(law, index, batch_size, num_steps=NUM_STEPS, steps=4000):
@@ -61,7 +65,7 @@ def test_stratified_is_uniform_within_a_part():
     assert_uniform(t[:, part], 1 + 4 * part, 4 + 4 * part)
 
 
-@pytest.mark.parametrize('law', TIME_LAWS)
+@pytest.mark.parametrize('law', ESTIMATES)
 def test_a_batchs_mean_estimates_the_mean_over_the_chain(law):
   # 1000 steps shared by 16 examples: parts do not end at whole times.
   t, correction = over_steps(law, range(16), 16, num_steps=1000)
@@ -97,3 +101,106 @@ def test_continuous_time_is_stratified_over_its_interval():
   continuous = types.SimpleNamespace(t_min=2.0, t_max=6.0)
   t, _ = stratified(step_key(0, 0), jnp.arange(40), 40, continuous, None)
   np.testing.assert_array_equal(np.floor((t - 2.0) * 10), np.arange(40))
+
+
+# Laws in log-SNR. Their cumulative functions are SciPy's.
+PATH = schedules.cosine_log_snr()
+DRAWN = {
+  'log_normal': stats.norm(2.4, 2.4),
+  'logit_normal': stats.norm(0, 2),
+  'cosine': stats.hypsecant(scale=2),
+  'log_snr': stats.uniform(-15, 30),
+  'laplace': stats.laplace(scale=0.5),
+}
+
+
+def test_every_law_estimates_or_draws():
+  assert set(ESTIMATES) | set(DRAWN) == set(TIME_LAWS)
+
+
+@pytest.mark.parametrize('law', DRAWN)
+def test_a_law_of_log_snr_has_its_distribution(law):
+  t, correction = TIME_LAWS[law](step_key(0, 0), jnp.arange(20_000), 20_000, PATH, ())
+  log_snr = np.asarray(jax.vmap(PATH.log_snr)(t))
+  assert stats.kstest(log_snr, DRAWN[law].cdf).pvalue > 1e-6
+  assert (correction == 1).all()
+
+
+@pytest.mark.parametrize('schedule', [schedules.cosine(50), PATH])
+@pytest.mark.parametrize('law', ['log_normal', 'logit_normal', 'cosine', 'log_snr'])
+def test_a_law_that_is_told_to_estimate_gives_the_uniform_mean(law, schedule):
+  # A function that the tails do not decide: the laws hardly go there.
+  def f(t):
+    return np.exp(-0.5 * (np.asarray(jax.vmap(schedule.log_snr)(t)) - 1) ** 2)
+
+  t, correction = TIME_LAWS[law](
+    step_key(0, 0), jnp.arange(40_000), 40_000, schedule, (), estimate=True
+  )
+  values = correction * f(t)
+  discrete = isinstance(schedule, schedules.Discrete)
+  every = jnp.arange(1, 51) if discrete else (jnp.arange(4000) + 0.5) / 4000
+  assert abs(values.mean() - f(every).mean()) < 5 * values.std() / np.sqrt(values.size)
+
+
+def test_one_offset_puts_all_times_at_even_distances():
+  continuous = types.SimpleNamespace(t_min=0.0, t_max=1.0)
+  t, _ = TIME_LAWS['low_discrepancy'](step_key(0, 3), jnp.arange(64), 64, continuous, ())
+  np.testing.assert_allclose(np.diff(np.sort(t)), 1 / 64, atol=1e-6)
+
+
+def test_antithetic_pairs_mirror_each_other():
+  t, _ = times('antithetic', range(64), 64, num_steps=1000)
+  np.testing.assert_array_equal(t[::2] + t[1::2], 1001)
+  assert len(set(np.asarray(t).tolist())) > 50
+
+
+def remembered(values, schedule, history=3):
+  """The memory after every time has had `history` losses of |value|."""
+  kept = memory(functools.partial(TIME_LAWS['importance'], history=history))
+  t = jnp.tile(jnp.arange(1, values.size + 1), history)
+  return kept.update(kept.init(schedule), schedule, t, jnp.tile(jnp.asarray(values), history))
+
+
+def test_importance_draws_by_the_root_mean_square_and_has_no_variance_where_it_is_exact():
+  schedule, losses = schedules.linear(5), np.array([1.0, 2.0, 4.0, 1.0, 8.0])
+  law = functools.partial(TIME_LAWS['importance'], history=3, floor=1e-9)
+  state = remembered(losses, schedule)
+  t, correction = law(step_key(0, 0), jnp.arange(40_000), 40_000, schedule, state)
+  counts = np.bincount(np.asarray(t) - 1, minlength=5)
+  assert stats.chisquare(counts, 40_000 * losses / losses.sum()).pvalue > 1e-6
+  # L_t / (T p_t) is the mean itself at every t: less variance there cannot be.
+  np.testing.assert_allclose(correction * losses[t - 1], losses.mean(), rtol=1e-5)
+
+
+def test_importance_waits_for_its_history_and_keeps_a_floor():
+  schedule, losses = schedules.linear(4), np.array([0.0, 0.0, 0.0, 1.0])
+  state = remembered(losses, schedule)
+  np.testing.assert_allclose(probabilities(state, 3, 0.1), [0.025, 0.025, 0.025, 0.925], rtol=1e-5)
+  np.testing.assert_allclose(probabilities(state, 4, 0.1), 0.25)
+
+
+def test_the_history_is_that_of_one_loss_after_another():
+  """Against a list for each time that is appended to by hand."""
+  schedule, kept = schedules.linear(3), memory(TIME_LAWS['importance'])
+  state, lists = kept.init(schedule), [[], [], []]
+  rng = np.random.default_rng(0)
+  for _ in range(4):
+    t, values = rng.integers(1, 4, 20), rng.normal(size=20).astype(np.float32)
+    state = kept.update(state, schedule, jnp.asarray(t), jnp.asarray(values))
+    for time, value in zip(t, values, strict=True):
+      lists[time - 1].append(value)
+  for row, losses in zip(np.asarray(state['losses']), lists, strict=True):
+    np.testing.assert_array_equal(np.sort(row), np.sort(losses[-10:]))
+  np.testing.assert_array_equal(state['count'], [len(losses) for losses in lists])
+
+
+def test_importance_in_continuous_time_estimates_the_uniform_mean():
+  path = types.SimpleNamespace(t_min=0.0, t_max=2.0)
+  law = functools.partial(TIME_LAWS['importance'], history=1, bins=4)
+  kept = memory(law)
+  middles = jnp.array([0.25, 0.75, 1.25, 1.75])
+  state = kept.update(kept.init(path), path, middles, middles**2)
+  t, correction = law(step_key(0, 0), jnp.arange(20_000), 20_000, path, state)
+  values = np.asarray(correction * t**2)
+  assert abs(values.mean() - 4 / 3) < 5 * values.std() / np.sqrt(values.size)
+  assert values.std() < 0.5 * np.sqrt(16 / 5 - (4 / 3) ** 2)  # that of uniform times

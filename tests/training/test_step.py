@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import warnings
 
 import jax
@@ -10,7 +11,8 @@ import pytest
 from ddpm_jax.diffusion import PARAMETERIZATIONS, SCHEDULES
 from ddpm_jax.errors import InputError
 from ddpm_jax.keys import for_purpose, step_key
-from ddpm_jax.losses import LOSSES, LossOutput, Problem, make_factors
+from ddpm_jax.losses import LOSSES, TIME_LAWS, LossOutput, Problem, make_factors
+from ddpm_jax.losses.time_laws import memory
 from ddpm_jax.training.parallel import PARALLEL, check_batch_size
 from ddpm_jax.training.state import init_state
 from ddpm_jax.training.step import make_train_step
@@ -145,6 +147,37 @@ def test_a_loss_may_gather_what_all_devices_hold(mode):
   state = init_state(new_params(), optimizer, jnp.zeros(BATCH), tuple(DECAYS))
   state, _ = step(parallel.place_state(state), parallel.place_batch(batch(2)))
   np.testing.assert_array_equal(state.loss_state, batch(2)['index'])
+
+
+def test_what_importance_remembers_is_the_same_on_any_number_of_devices():
+  law = functools.partial(TIME_LAWS['importance'], history=2)
+  problem = dataclasses.replace(
+    PROBLEM, schedule=SCHEDULES['cosine'](4), factors=make_factors('simple', time_law=law)
+  )
+  optimizer, found = optax.sgd(0.1), []
+  for devices in (1, 2):
+    parallel = PARALLEL['pmap'](jax.devices()[:devices])
+    step = make_train_step(
+      dataclasses.replace(problem, gather=parallel.gather),
+      LOSSES['simple'],
+      optimizer,
+      decays={},
+      ema_warmup=False,
+      seed=3,
+      num_levels=LEVELS,
+      flip=False,
+      mean=parallel.mean,
+    )
+    history = memory(law).init(problem.schedule)
+    state = parallel.place_state(init_state(new_params(), optimizer, history))
+    compiled = parallel.compile(step)
+    for n in range(4):
+      state, _ = compiled(state, parallel.place_batch(batch(n)))
+    found.append(jax.device_get(state.loss_state))
+  one, two = found
+  assert one['count'].sum() == 4 * BATCH and (one['count'] >= 2).all()
+  np.testing.assert_array_equal(one['count'], two['count'])
+  np.testing.assert_allclose(one['losses'], two['losses'], rtol=1e-5)
 
 
 def test_keys_follow_from_seed_step_and_index_alone():

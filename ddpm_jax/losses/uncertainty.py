@@ -1,0 +1,65 @@
+"""The product loss over a learned uncertainty of each noise level."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from ddpm_jax.diffusion.parameterization import split_variance
+from ddpm_jax.keys import Keys
+from ddpm_jax.losses.problem import LossOutput, Problem, apply_network, law_start, starts_with
+from ddpm_jax.losses.product import add_noise, remember, weighted_errors
+from ddpm_jax.losses.weights import log_snr
+
+
+def new_uncertainty(
+  problem: Problem, params: dict, key: Array, *, width: int = 128
+) -> tuple[dict, Any]:
+  """u = 0: amplitudes of `width` waves over log-SNR, which train, and the waves, which do not."""
+  del params
+  frequency, phase = jax.random.split(key)
+  waves = {'frequency': jax.random.normal(frequency, (width,))}
+  waves['phase'] = jax.random.uniform(phase, (width,))
+  return {'amplitude': jnp.zeros(width)}, {'waves': waves, 'law': law_start(problem)}
+
+
+@starts_with(new_uncertainty)
+def uncertainty(
+  problem: Problem,
+  params: dict,
+  state: Any,
+  batch: dict[str, Array],
+  keys: Keys,
+  *,
+  width: int = 128,
+) -> LossOutput:
+  """product / e^u + u, u(log_snr) learned beside the network.
+
+  It is least at e^u = E[product | log_snr]: then every noise level counts the same.
+
+  Reference: Karras et al. 2024, https://arxiv.org/abs/2312.02696, section 2.2.
+
+  Args:
+    width: the number of waves that u is made of.
+  """
+  del width
+  noised = add_noise(problem, state['law'], batch, keys)
+  output = apply_network(problem, params, noised.xt, noised.t, batch, keys)
+  error = weighted_errors(problem, split_variance(output, noised.xt)[0], noised)
+  levels = jax.vmap(log_snr, (None, 0))(problem.schedule, noised.t)
+  u = jax.vmap(uncertainty_of, (None, None, 0))(params['loss'], state['waves'], levels)
+  values = error * jnp.exp(-u) + u
+  law = remember(problem, state['law'], noised.t, values)
+  parts = {'product': noised.correction * error, 'uncertainty': noised.correction * u}
+  return LossOutput(noised.correction * values, parts, {**state, 'law': law})
+
+
+def uncertainty_of(own: dict[str, Array], waves: dict[str, Array], log_snr: Array) -> Array:
+  """u = Σ_k amplitude_k sqrt(2 / width) cos(2π (frequency_k log_snr / 8 + phase_k))."""
+  angle = 2 * math.pi * (waves['frequency'] * log_snr / 8 + waves['phase'])
+  scale = math.sqrt(2 / angle.size)
+  return scale * jnp.sum(own['amplitude'] * jnp.cos(angle))
