@@ -16,12 +16,11 @@ import numpy as np
 import rich
 from absl import flags
 from matplotlib.figure import Figure
-from rich import box
 from rich.table import Table
 
 from ddpm_jax.errors import InputError, choose
 from ddpm_jax.evaluation import report
-from ddpm_jax.evaluation.distances import DISTANCES, Features, measured
+from ddpm_jax.evaluation.distances import DISTANCES, Features, Measured, measured
 from ddpm_jax.evaluation.progress import progress
 from ddpm_jax.evaluation.sampling import balanced_labels, draw_samples
 from ddpm_jax.samplers import SAMPLERS
@@ -66,8 +65,9 @@ def main() -> None:
         path.write_text(json.dumps(rows, indent=2) + '\n')
       advance(1)
   rows = {place: row for place, row in rows.items() if row and place.endswith(wanted)}
-  rich.print(make_table(rows))
-  draw_plot(rows, workdir / 'tradeoff.png')
+  real = measured(DISTANCES['frechet'], features(some(real.train['image'])), truth)
+  rich.print(make_table(rows, real))
+  draw_plot(rows, real, workdir / 'tradeoff.png')
   print(f'{path}\n{workdir / "tradeoff.png"}')
 
 
@@ -114,26 +114,33 @@ def named(key: str, found: tuple[float, float]) -> list[tuple[str, float]]:
   return list(zip((key, f'{key}_error'), found, strict=True))
 
 
-def make_table(rows: Rows) -> Table:
+def some(images: np.ndarray) -> np.ndarray:
+  """As many as there are samples, or all, evenly spaced."""
+  return images[:: max(1, len(images) // NUM.value)][: NUM.value]
+
+
+def make_table(rows: Rows, real: Measured) -> Table:
   """A line for each sampler, a column for each budget: Fréchet distance ± error."""
   budgets = sorted({int(budget) for row in rows.values() for budget in row})
-  table = Table(title='Fréchet distance of features', title_justify='left', box=box.SIMPLE_HEAD)
-  table.add_column('sampler')
+  title = f'Fréchet distance of features from held-out images; of real ones {words(*real)}'
+  table = Table(title=title, title_justify='left', box=None, pad_edge=False)
+  table.add_column('evaluations', no_wrap=True)
   for budget in budgets:
-    table.add_column(f'{budget} evaluations', justify='right')
+    table.add_column(str(budget), justify='right', no_wrap=True, min_width=13)
   for place, row in rows.items():
     found = (row.get(str(budget)) for budget in budgets)
-    table.add_row(place.split('/')[0], *(show(cell) if cell else '' for cell in found))
+    cells = (words(cell['frechet'], cell['frechet_error']) if cell else '' for cell in found)
+    table.add_row(place.split('/')[0], *cells)
   return table
 
 
-def show(cell: dict[str, float]) -> str:
-  """12.3 ± 0.4."""
-  return f'{cell["frechet"]:.2f} ± {cell["frechet_error"]:.2f}'
+def words(value: float, error: float) -> str:
+  """12.34 ± 0.45."""
+  return f'{value:.2f} ± {error:.2f}'
 
 
-def draw_plot(rows: Rows, path: pathlib.Path) -> None:
-  """Every sampler's distance over its evaluations."""
+def draw_plot(rows: Rows, real: Measured, path: pathlib.Path) -> None:
+  """Every sampler's distance over its evaluations, and that of real images."""
   figure = Figure(figsize=(8, 5), layout='constrained')
   axes = figure.subplots()
   for number, (place, row) in enumerate(rows.items()):
@@ -143,7 +150,11 @@ def draw_plot(rows: Rows, path: pathlib.Path) -> None:
     )
     style = {'linestyle': ('-', '--', ':')[number // 10 % 3], 'marker': 'o', 'markersize': 3}
     axes.errorbar(x, y, error, label=place.split('/')[0], **style)
+  axes.axhline(real.value, color='gray', linewidth=0.8, label='real images')
   axes.set(xscale='log', yscale='log', xlabel='evaluations', ylabel='Fréchet distance of features')
+  budgets = sorted({int(budget) for row in rows.values() for budget in row})
+  axes.set_xticks(budgets, list(map(str, budgets)))
+  axes.set_xticks([], minor=True)
   axes.legend(fontsize='x-small', ncols=2, loc='center left', bbox_to_anchor=(1.0, 0.5))
   figure.savefig(path, dpi=120)
 
