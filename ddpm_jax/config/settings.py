@@ -99,6 +99,7 @@ class Loss(Choice):
   weight: str | None = setting(None, 'weight of the squared eps error, as min_snr(gamma=5)')
   time_law: str | None = setting(None, 'how times are drawn')
   distance: str | None = setting(None, 'between output and target')
+  noise_law: str | None = setting(None, 'how the noise is drawn, as offset(scale=0.1)')
 
 
 @dataclasses.dataclass(frozen=True)

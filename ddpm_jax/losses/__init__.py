@@ -1,4 +1,4 @@
-"""Loss variants: what the network predicts × weight × law of t × distance, and whole functions.
+"""Loss variants: predicted quantity × weight × distance under laws of t and noise; whole functions.
 
 A loss is `loss(problem, params, state, batch, keys) -> LossOutput(values (B,), metrics, state)`. It
 sees batch['image'] as float in [-1, 1], and never reduces over the batch. LOSSES maps names to such
@@ -13,23 +13,30 @@ from collections.abc import Callable
 
 from ddpm_jax.losses.distances import DISTANCES, l2
 from ddpm_jax.losses.evidence import elbo
+from ddpm_jax.losses.noise_laws import NOISE_LAWS
 from ddpm_jax.losses.problem import Factors, Loss, LossOutput, Problem, start, starts_with
 from ddpm_jax.losses.product import product
+from ddpm_jax.losses.score_matching import denoising_score, sliced_score
 from ddpm_jax.losses.time_laws import TIME_LAWS, uniform
 from ddpm_jax.losses.variational import variational
-from ddpm_jax.losses.weights import WEIGHTS, simple
+from ddpm_jax.losses.weights import WEIGHTS, output, simple
 
 LOSSES: dict[str, Loss] = {
   'simple': product,
   'elbo': elbo,
   'variational': variational,
+  'flow_matching': product,
+  'denoising_score': denoising_score,
+  'sliced_score': sliced_score,
 }
 
 PRESETS = {
   'simple': Factors(weight=simple, time_law=uniform, distance=l2),
+  # Lipman et al. 2022, https://arxiv.org/abs/2210.02747, where the network predicts the flow.
+  'flow_matching': Factors(weight=output, time_law=uniform, distance=l2),
 }
 
-FACTORS = {'weight': WEIGHTS, 'time_law': TIME_LAWS, 'distance': DISTANCES}
+FACTORS = {'weight': WEIGHTS, 'time_law': TIME_LAWS, 'distance': DISTANCES, 'noise_law': NOISE_LAWS}
 
 
 def make_factors(name: str, **given: Callable) -> Factors:
@@ -44,6 +51,7 @@ __all__ = [
   'DISTANCES',
   'FACTORS',
   'LOSSES',
+  'NOISE_LAWS',
   'PRESETS',
   'TIME_LAWS',
   'WEIGHTS',

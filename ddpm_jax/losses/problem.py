@@ -14,12 +14,20 @@ from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.keys import Keys, for_purpose
 
 
+def white(problem: Problem, batch: dict[str, Array], keys: Keys) -> tuple[Array, Array]:
+  """Independent standard normals, seen as they are."""
+  del problem
+  eps = noise_like(batch['image'], keys)
+  return eps, eps
+
+
 class Factors(NamedTuple):
-  """A loss that is a product: weight × law of t × distance."""
+  """A loss that is a product: weight × law of t × distance, under a law of the noise."""
 
   weight: Callable[[Schedule, Array], Array]
   time_law: Callable[..., tuple[Array, Array]]
   distance: Callable[[Array], Array]
+  noise_law: Callable[[Problem, dict[str, Array], Keys], tuple[Array, Array]] = white
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +38,7 @@ class Problem:
     network: (params, x, noise_label, cond, index, keys) -> output; an autoencoder's `Coder`.
     schedule: the path.
     parameterization: what the network predicts.
-    factors: weight, law of t and distance.
+    factors: weight, laws of t and of the noise, distance.
     batch_size: of the whole batch, over all devices and hosts.
     gather: per-example values of this device -> those of the whole batch.
     train: whether the network drops out units and labels.
@@ -90,10 +98,10 @@ def apply_network(
   return problem.network(params['network'], x, label, cond, batch['index'], examples)
 
 
-def noise_like(x0: Array, keys: Keys) -> Array:
-  """Standard normals like the batch x0, each example's from its own key."""
+def noise_like(x0: Array, keys: Keys, purpose: str = 'noise') -> Array:
+  """Standard normals like the batch x0, each example's from its own key for that purpose."""
 
   def draw(key: Array) -> Array:
     return jax.random.normal(key, x0.shape[1:], x0.dtype)
 
-  return jax.vmap(draw)(for_purpose(keys.examples, 'noise'))
+  return jax.vmap(draw)(for_purpose(keys.examples, purpose))
