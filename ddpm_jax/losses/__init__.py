@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ddpm_jax.losses.consistency import consistency_distillation, consistency_training
 from ddpm_jax.losses.distances import DISTANCES, l2
+from ddpm_jax.losses.distillation import progressive
 from ddpm_jax.losses.evidence import elbo
 from ddpm_jax.losses.noise_laws import NOISE_LAWS
 from ddpm_jax.losses.problem import Factors, Loss, LossOutput, Problem, start, starts_with
@@ -28,12 +30,19 @@ LOSSES: dict[str, Loss] = {
   'flow_matching': product,
   'denoising_score': denoising_score,
   'sliced_score': sliced_score,
+  'consistency_training': consistency_training,
+  'consistency_distillation': consistency_distillation,
+  'progressive': progressive,
 }
+
+# Those that learn from the run of config.training.init_from.
+OF_TEACHERS = frozenset({'consistency_distillation', 'progressive'})
 
 PRESETS = {
   'simple': Factors(weight=simple, time_law=uniform, distance=l2),
   # Lipman et al. 2022, https://arxiv.org/abs/2210.02747, where the network predicts the flow.
   'flow_matching': Factors(weight=output, time_law=uniform, distance=l2),
+  'progressive': Factors(weight=output, time_law=uniform, distance=l2),
 }
 
 FACTORS = {'weight': WEIGHTS, 'time_law': TIME_LAWS, 'distance': DISTANCES, 'noise_law': NOISE_LAWS}
@@ -52,6 +61,7 @@ __all__ = [
   'FACTORS',
   'LOSSES',
   'NOISE_LAWS',
+  'OF_TEACHERS',
   'PRESETS',
   'TIME_LAWS',
   'WEIGHTS',

@@ -23,7 +23,7 @@ from ddpm_jax.diffusion.schedules import (
 )
 from ddpm_jax.errors import InputError
 from ddpm_jax.keys import for_purpose
-from ddpm_jax.losses import FACTORS, LOSSES, Loss, Problem, make_factors, start
+from ddpm_jax.losses import FACTORS, LOSSES, OF_TEACHERS, Loss, Problem, make_factors, start
 from ddpm_jax.samplers import SAMPLERS, Sampler
 from ddpm_jax.training import autoencoding, denoising, optimizers
 from ddpm_jax.training.denoising import denoiser
@@ -206,11 +206,15 @@ def check_readable(parameterization: Parameterization | None, schedule: Schedule
 
 
 def check_loss(config: Config, kind: Kind) -> None:
-  """Raises InputError where the loss is one of another kind of model."""
+  """Raises InputError where the loss is one of another kind of model, or lacks its teacher."""
   name = config.loss.name
   if name in LOSSES and name not in kind.losses:
     mend = ', '.join(sorted(kind.losses))
     raise InputError(f"config.loss.name: '{name}' trains no {kind.name}; choose one of {mend}")
+  if name in OF_TEACHERS and config.training.init_from is None:
+    raise InputError(
+      f"config.training.init_from: unset; '{name}' learns from the run in that folder"
+    )
 
 
 def check_variance(config: Config, module: nn.Module) -> None:
