@@ -71,6 +71,9 @@ class Dataset(Choice):
 
   batch_size: int = setting(128, 'examples in a step, over all devices', at_least=1)
   flip: bool = setting(False, 'mirror each training image with probability one half')
+  augment: float = setting(
+    0.0, 'probability of each geometric change, of which the network is told', at_least=0, at_most=1
+  )
   conditional: bool = setting(True, 'tell the network the labels, where there are any')
 
 

@@ -7,9 +7,16 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
-from ddpm_jax.diffusion.parameterization import Network, Parameterization, network_input
+from ddpm_jax.diffusion.parameterization import (
+  Network,
+  Parameterization,
+  network_input,
+  split_variance,
+  to_x0,
+)
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.keys import Keys, for_purpose
 
@@ -43,6 +50,7 @@ class Problem:
     gather: per-example values of this device -> those of the whole batch.
     train: whether the network drops out units and labels.
     num_levels: of a component of the data, for losses that are a probability of it.
+    self_condition: whether the network is to see its own estimate of x0 in training.
   """
 
   network: Network
@@ -53,6 +61,7 @@ class Problem:
   gather: Callable[[Array], Array] = lambda values: values
   train: bool = True
   num_levels: int = 256
+  self_condition: bool = False
 
 
 class LossOutput(NamedTuple):
@@ -88,14 +97,39 @@ def start(loss: Loss, problem: Problem, params: dict, key: Array) -> tuple[Any, 
   return init(problem, params, key, **options) if init else ({}, ())
 
 
+TOLD = ('label', 'augmentation')
+
+
 def apply_network(
   problem: Problem, params: dict, xt: Array, t: Array, batch: dict[str, Array], keys: Keys
 ) -> Array:
-  """One batched call of the network at times t (B,)."""
+  """One batched call of the network at times t (B,); with self-conditioning one more before it."""
   x, label = network_input(problem.parameterization, problem.schedule, xt, t)
-  cond = {'label': batch['label']} if 'label' in batch else {}
+  cond = {name: batch[name] for name in TOLD if name in batch}
   examples = keys.examples if problem.train else None
-  return problem.network(params['network'], x, label, cond, batch['index'], examples)
+
+  def network(cond: dict[str, Array]) -> Array:
+    return problem.network(params['network'], x, label, cond, batch['index'], examples)
+
+  if problem.self_condition and problem.train:
+    cond['x0'] = estimate(problem, network(cond), xt, t, keys)
+  return network(cond)
+
+
+def estimate(problem: Problem, output: Array, xt: Array, t: Array, keys: Keys) -> Array:
+  """x0 by a first output, held fixed, for one half of the examples at random; zeros for the rest.
+
+  Reference: Chen et al. 2022, https://arxiv.org/abs/2208.04202, section 3.2.
+  """
+  schedule, row = problem.schedule, problem.parameterization.row
+  value, _ = split_variance(output, xt)
+
+  def example(value: Array, x: Array, t: Array, key: Array) -> Array:
+    x0 = to_x0(value, x, schedule.alpha(t), schedule.sigma(t), row)
+    return jnp.where(jax.random.bernoulli(key), x0, 0.0)
+
+  own = for_purpose(keys.examples, 'self_condition')
+  return jax.lax.stop_gradient(jax.vmap(example)(value, xt, t, own))
 
 
 def noise_like(x0: Array, keys: Keys, purpose: str = 'noise') -> Array:

@@ -102,7 +102,7 @@ def generate(
 ) -> Any:
   """Samples as the config says, guidance and thresholding included: `experiment.generate`."""
   path, times, sampler = experiment.path, experiment.times, experiment.sampler
-  denoised = guided(dataclasses.replace(experiment, schedule=path), params, cond, keys.shape[0])
+  recall = experiment.problem.self_condition
   xT = prior_sample(path, times[0], keys, experiment.dataset.image_shape)
   if picture is not None:
     times = last_part(times, picture.strength)
@@ -111,21 +111,30 @@ def generate(
       xT = start_from(path, known, times[0], keys)
     if picture.mask is not None:
       sampler = repaint(sampler, known, picture.mask[None], picture.resample)
-      denoised = keep_known(denoised, known, picture.mask[None])
+
+  def denoised(x0: Array | None) -> Denoiser:
+    told = cond if x0 is None else {**cond, 'x0': x0}
+    found = guided(dataclasses.replace(experiment, schedule=path), params, told, keys.shape[0])
+    if picture is None or picture.mask is None:
+      return found
+    return keep_known(found, known, picture.mask[None])
+
   noise = experiment.config.sampler.noise
-  return sample(sampler, denoised, path, times, xT, keys, noise, return_path)
+  made = denoised if recall else denoised(None)
+  return sample(sampler, made, path, times, xT, keys, noise, return_path, recall=recall)
 
 
 def guided(experiment: Experiment, params: Any, cond: dict[str, Array], size: int) -> Denoiser:
   """The denoiser of `size` examples with guidance and thresholding, as the config says."""
   wanted = experiment.config.sampler
   found = denoiser(experiment, params, cond)
-  if cond and wanted.guidance != 1:
+  if 'label' in cond and wanted.guidance != 1:
+    null = {**cond, **models.null_cond(experiment.module, size)}
     interval = wanted.interval and log_snr_interval(experiment.schedule, *wanted.interval)
     found = classifier_free(
       lambda both: denoiser(experiment, params, both),
       cond,
-      models.null_cond(experiment.module, size),
+      null,
       wanted.guidance,
       wanted.rescale,
       interval,

@@ -129,6 +129,7 @@ def build(config: Config, dataset: data.Dataset | None = None) -> Experiment:
   network = kind.make_network(module)
   check_loss(config, kind)
   check_variance(config, module)
+  check_augmented(config, module)
   sampler = config.sampler.build(SAMPLERS)
   path, times = denoising.drawn_on(config, sampler, schedule)
   loss = config.loss
@@ -152,6 +153,7 @@ def build(config: Config, dataset: data.Dataset | None = None) -> Experiment:
       make_factors(loss.name, **given_factors(loss)),
       config.dataset.batch_size,
       num_levels=dataset.num_levels,
+      self_condition=getattr(module, 'self_condition', False),
     ),
     optimizer=optimizers.clipped(
       wanted.build(optimizers.OPTIMIZERS, learning_rate=learning_rate), wanted.clip_norm
@@ -226,6 +228,15 @@ def check_variance(config: Config, module: nn.Module) -> None:
     )
 
 
+def check_augmented(config: Config, module: nn.Module) -> None:
+  """Raises InputError where images are augmented and the network is not told."""
+  if config.dataset.augment and not getattr(module, 'augmented', False):
+    raise InputError(
+      'config.dataset.augment: samples would show it unless the network is told; '
+      'set config.model.augmented'
+    )
+
+
 def init_params(experiment: Experiment) -> dict[str, Any]:
   """The parameters before training, from the config's seed: {'network', 'schedule', 'loss'}."""
   key = for_purpose(jax.random.key(experiment.config.seed), 'init')
@@ -259,6 +270,7 @@ def make_step(experiment: Experiment, parallel: Parallel) -> Step:
     seed=experiment.config.seed,
     num_levels=experiment.dataset.num_levels,
     flip=experiment.config.dataset.flip,
+    augment=experiment.config.dataset.augment,
     mean=parallel.mean,
   )
 
