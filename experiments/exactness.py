@@ -23,7 +23,7 @@ from ddpm_jax.config import Config, from_config_dict
 from ddpm_jax.diffusion import PARAMETERIZATIONS
 from ddpm_jax.evaluation import exactness
 from ddpm_jax.keys import example_keys
-from ddpm_jax.losses import FACTORS, LOSSES
+from ddpm_jax.losses import FACTORS, LOSSES, PRESETS
 from ddpm_jax.training import Run, backend, generate, load_run, train
 from ddpm_jax.training.autoencoding import LOSSES as OF_AUTOENCODERS
 from experiments import cli
@@ -72,16 +72,17 @@ def variants() -> dict[str, Settings]:
   for name in sorted(set(LOSSES) - OF_AUTOENCODERS):
     rows[name] = {'loss.name': name}
   for factor, table in FACTORS.items():
-    for name in table:
-      rows.setdefault(name, {f'loss.{factor}': name})
+    for name, function in table.items():
+      if function not in PRESETS['simple']:
+        rows.setdefault(name, {f'loss.{factor}': name})
   for name in PARAMETERIZATIONS:
     rows[f'predicts {name}'] = {'parameterization.name': name}
   return {name: settings | NEEDS.get(name, {}) for name, settings in rows.items()}
 
 
-def make_config(settings: Settings, workdir: pathlib.Path) -> Config:
+def make_config(settings: Settings, workdir: pathlib.Path, num_steps: int) -> Config:
   """The mixture's config with these settings."""
-  tree, settings = mixture.get_config(), {'training.num_steps': NUM_STEPS.value, **settings}
+  tree, settings = mixture.get_config(), {'training.num_steps': num_steps, **settings}
   if 'training.init_from' in settings:
     settings['training.init_from'] = str(workdir / str(settings['training.init_from']))
   for place, value in settings.items():
@@ -120,7 +121,7 @@ def main() -> None:
   for name, settings in variants().items():
     if ONLY.value and name not in ONLY.value:
       continue
-    train(make_config(settings, workdir), workdir / name)
+    train(make_config(settings, workdir, NUM_STEPS.value), workdir / name)
     excess, distance = judged(load_run(workdir / name))
     mark = ' (another optimum)' if name in OTHER_OPTIMUM else ''
     table.add_row(name, f'{excess:.4f}{mark}', f'{distance:.4f}')

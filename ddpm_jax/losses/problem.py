@@ -111,9 +111,9 @@ def apply_network(
   def network(cond: dict[str, Array]) -> Array:
     return problem.network(params['network'], x, label, cond, batch['index'], examples)
 
-  if problem.self_condition and problem.train:
-    cond['x0'] = estimate(problem, network(cond), xt, t, keys)
-  return network(cond)
+  if not (problem.self_condition and problem.train):
+    return network(cond)
+  return network({**cond, 'x0': estimate(problem, network(cond), xt, t, keys)})
 
 
 def estimate(problem: Problem, output: Array, xt: Array, t: Array, keys: Keys) -> Array:
