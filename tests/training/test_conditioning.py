@@ -159,3 +159,20 @@ def test_augmentation_that_the_network_is_not_told_of_is_refused():
 def test_a_distillation_without_a_teacher_is_refused(loss):
   with pytest.raises(InputError, match=r'config\.training\.init_from: unset'):
     experiment(**{'loss.name': loss})
+
+
+def test_devices_change_nothing():
+  settings = {
+    'dataset.batch_size': 8,
+    'dataset.augment': 0.5,
+    'model.augmented': True,
+    'loss.noise_law': 'transport',
+  }
+  found, updated = experiment(**settings), []
+  for count in (1, 2):
+    parallel = PARALLEL['pmap'](jax.devices()[:count])
+    step = parallel.compile(make_step(found, parallel))
+    batch = {**found.dataset.train[:8], 'index': np.arange(8, dtype=np.int32)}
+    _, metrics = step(parallel.place_state(new_state(found)), parallel.place_batch(batch))
+    updated.append([float(metrics['loss']), float(metrics['grad_norm'])])
+  np.testing.assert_allclose(updated[1], updated[0], rtol=1e-4)
