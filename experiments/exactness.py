@@ -55,7 +55,7 @@ FLOW: Settings = {
 # What a row needs beyond its own name; a teacher is another row's run.
 NEEDS: dict[str, Settings] = {
   'flow_matching': FLOW,
-  'transport': FLOW | {'sampler.num_steps': 4},
+  'transport': FLOW | {'dataset.batch_size': 64},  # cubic in the batch
   'edm teacher': WIDE,
   'consistency_training': CONSISTENCY | {'loss.double_every': 500, 'loss.last_steps': 160},
   'consistency_distillation': CONSISTENCY | {'training.init_from': 'edm teacher'},
