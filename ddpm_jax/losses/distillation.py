@@ -11,6 +11,7 @@ from jax import Array
 
 from ddpm_jax.diffusion.parameterization import split_variance
 from ddpm_jax.diffusion.process import q_sample
+from ddpm_jax.errors import InputError
 from ddpm_jax.keys import Keys
 from ddpm_jax.losses.problem import LossOutput, Problem, apply_network, noise_like, starts_with
 from ddpm_jax.losses.product import errors
@@ -24,7 +25,13 @@ def begin(
 ) -> tuple[Any, dict[str, Any]]:
   """The teacher is what training begins with; refuses more steps than a chain has."""
   del key
-  time_grid('trailing', problem.schedule, 2 * num_steps)
+  try:
+    time_grid('trailing', problem.schedule, 2 * num_steps)
+  except InputError as error:
+    mend = str(error).partition(': ')[2]
+    raise InputError(
+      f"config.loss.num_steps: {num_steps}, of the teacher's twice: {mend}"
+    ) from error
   return {}, {'teacher': jax.tree.map(jnp.array, params['network'])}
 
 
