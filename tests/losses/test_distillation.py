@@ -124,6 +124,17 @@ def test_the_teacher_is_kept_and_has_no_gradient():
   assert by_student != 0 and by_teacher['teacher'] == 0
 
 
+def test_an_examples_value_is_its_own():
+  batch, keys = setting()
+  problem = make_problem(PATHS['vp']())
+  params, state = {'network': jnp.zeros(())}, {'teacher': jnp.zeros(())}
+  together = LOSSES['progressive'](problem, params, state, batch, keys).values
+  part = jax.tree.map(lambda leaf: leaf[10:14], batch)
+  own = Keys(keys.step, keys.examples[10:14])
+  alone = LOSSES['progressive'](problem, params, state, part, own).values
+  np.testing.assert_allclose(alone, together[10:14], rtol=1e-9)
+
+
 FIELDS = ('schedule', 'parameterization', 'factors', 'batch_size')
 
 
