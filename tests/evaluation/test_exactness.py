@@ -12,7 +12,6 @@ from ddpm_jax.evaluation import exactness
 from ddpm_jax.keys import example_keys
 from ddpm_jax.samplers.solvers import solve, tsit5
 from ddpm_jax.training import load_run, train
-from experiments import exactness as table
 
 COUNT = 2000
 
@@ -75,6 +74,8 @@ def test_sliced_wasserstein_is_a_shift_times_the_mean_cosine():
 
 @pytest.mark.slow
 def test_every_variant_trains_to_near_the_exact_denoiser(tmp_path):
+  from experiments import exactness as table  # it defines flags
+
   # A tenth of the config's steps; what says the mean of the data has an excess above ten.
   for name, settings in table.variants().items():
     train(table.make_config(settings, tmp_path, 400), tmp_path / name)
