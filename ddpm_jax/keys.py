@@ -29,6 +29,10 @@ PURPOSES = {
       'bound',
       'heldout',
       'loss',
+      'perturbation',
+      'probe',
+      'self_condition',
+      'augment',
     )
   )
 }

@@ -71,6 +71,9 @@ class Dataset(Choice):
 
   batch_size: int = setting(128, 'examples in a step, over all devices', at_least=1)
   flip: bool = setting(False, 'mirror each training image with probability one half')
+  augment: float = setting(
+    0.0, 'probability of each geometric change, of which the network is told', at_least=0, at_most=1
+  )
   conditional: bool = setting(True, 'tell the network the labels, where there are any')
 
 
@@ -101,6 +104,7 @@ class Loss(Choice):
   weight: str | None = setting(None, 'weight of the squared eps error, as min_snr(gamma=5)')
   time_law: str | None = setting(None, 'how times are drawn')
   distance: str | None = setting(None, 'between output and target')
+  noise_law: str | None = setting(None, 'how the noise is drawn, as offset(scale=0.1)')
 
 
 @dataclasses.dataclass(frozen=True)

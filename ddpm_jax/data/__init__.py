@@ -1,7 +1,9 @@
 """Data sets, and the stream of batches that training reads."""
 
+from ddpm_jax.data.augmentation import augment
 from ddpm_jax.data.dataset import Arrays, Dataset, Decoded, Split, held_out
 from ddpm_jax.data.images import quantize, random_flip, scale, to_uint8
+from ddpm_jax.data.mixture import mixture
 from ddpm_jax.data.pipeline import batches, train_iterator
 from ddpm_jax.data.sources import DATASETS, arrays, digits, folder, load, source, tfds
 
@@ -12,11 +14,13 @@ __all__ = [
   'Decoded',
   'Split',
   'arrays',
+  'augment',
   'batches',
   'digits',
   'folder',
   'held_out',
   'load',
+  'mixture',
   'quantize',
   'random_flip',
   'scale',

@@ -1,4 +1,4 @@
-"""The data sets by name: the built-in digits, NumPy arrays, a folder of images, any TFDS set."""
+"""The data sets by name: two built in, NumPy arrays, a folder of images, any TFDS set."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from ddpm_jax.data.dataset import Arrays, Dataset, held_out
 from ddpm_jax.data.image_folder import folder
+from ddpm_jax.data.mixture import mixture
 from ddpm_jax.data.prepared import tfds
 from ddpm_jax.errors import InputError
 
@@ -56,6 +57,7 @@ def arrays(path: str, num_levels: int = 256) -> Dataset:
 
 DATASETS: Mapping[str, Callable[..., Dataset]] = {
   'digits': digits,
+  'mixture': mixture,
   'arrays': arrays,
   'folder': folder,
 }

@@ -18,10 +18,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from ddpm_jax.diffusion.parameterization import network_input
+from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.evaluation.sampling import balanced_labels
 from ddpm_jax.keys import example_keys
-from ddpm_jax.samplers import NOISES, Step, num_evaluations
-from ddpm_jax.training.denoising import Drawing, drawing
+from ddpm_jax.samplers import NOISES, Sampler, Step, num_evaluations
+from ddpm_jax.training.denoising import drawing
 from ddpm_jax.training.experiment import Experiment, generate, init_params
 
 
@@ -57,19 +58,30 @@ def make_loop(experiment: Experiment) -> Callable[[Batch], Array]:
   experiment = dataclasses.replace(experiment, network=jax.jit(experiment.network))
 
   def draw(batch: Batch) -> Array:
-    return step_by_step(drawing(experiment, *batch))
+    return step_by_step(**drawing(experiment, *batch))
 
   return draw
 
 
-def step_by_step(run: Drawing) -> Array:
+def step_by_step(
+  sampler: Sampler,
+  denoiser: Any,
+  schedule: Schedule,
+  times: Array,
+  xT: Array,
+  keys: Array,
+  noise: str,
+  recall: bool,
+) -> Array:
   """What `sample` scans over, one step after the other."""
-  state = run.sampler.init(run.schedule, run.times, run.start)
-  for index in range(len(run.times) - 1):
-    step = Step(run.times[index], run.times[index + 1], jnp.asarray(index))
-    noise = NOISES[run.noise](run.schedule, run.keys, run.start, step)
-    state = run.sampler.update(run.schedule, run.denoiser, state, step, noise)
-  return run.denoiser(state.x, run.times[-1]).x0
+  state = sampler.init(schedule, times, xT)
+  for index in range(len(times) - 1):
+    step = Step(times[index], times[index + 1], jnp.asarray(index))
+    drawn = NOISES[noise](schedule, keys, xT, step)
+    found = denoiser(state.x0) if recall else denoiser
+    state = sampler.update(schedule, found, state, step, drawn)
+  found = denoiser(state.x0) if recall else denoiser
+  return found(state.x, times[-1]).x0
 
 
 def make_network_alone(experiment: Experiment) -> Callable[[Batch], Array]:

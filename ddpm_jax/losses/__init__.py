@@ -1,4 +1,4 @@
-"""Loss variants: what the network predicts × weight × law of t × distance, and whole functions.
+"""Loss variants: predicted quantity × weight × distance under laws of t and noise; whole functions.
 
 A loss is `loss(problem, params, state, batch, keys) -> LossOutput(values (B,), metrics, state)`. It
 sees batch['image'] as float in [-1, 1], and never reduces over the batch. LOSSES maps names to such
@@ -13,11 +13,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ddpm_jax.losses import distances, time_laws, weights
+from ddpm_jax.losses.consistency import consistency_distillation, consistency_training
 from ddpm_jax.losses.distances import DISTANCES
+from ddpm_jax.losses.distillation import progressive
 from ddpm_jax.losses.evidence import elbo
 from ddpm_jax.losses.hybrid import hybrid
+from ddpm_jax.losses.noise_laws import NOISE_LAWS
 from ddpm_jax.losses.problem import Factors, Loss, LossOutput, Problem, start, starts_with
 from ddpm_jax.losses.product import product
+from ddpm_jax.losses.score_matching import denoising_score, sliced_score
 from ddpm_jax.losses.time_laws import TIME_LAWS
 from ddpm_jax.losses.uncertainty import uncertainty
 from ddpm_jax.losses.variational import variational
@@ -27,7 +31,6 @@ LOSSES: dict[str, Loss] = {
   'simple': product,
   'x0': product,
   'v': product,
-  'flow': product,
   'truncated_snr': product,
   'min_snr': product,
   'soft_min_snr': product,
@@ -40,14 +43,23 @@ LOSSES: dict[str, Loss] = {
   'uncertainty': uncertainty,
   'variational': variational,
   'elbo': elbo,
+  'flow_matching': product,
+  'denoising_score': denoising_score,
+  'sliced_score': sliced_score,
+  'consistency_training': consistency_training,
+  'consistency_distillation': consistency_distillation,
+  'progressive': progressive,
 }
+
+# Those that learn from the run of config.training.init_from.
+OF_TEACHERS = frozenset({'consistency_distillation', 'progressive'})
 
 SIMPLE = Factors(weights.simple, time_laws.uniform, distances.l2)
 PRESETS = {
   'simple': SIMPLE,
   'x0': SIMPLE._replace(weight=weights.inverse_snr),
   'v': SIMPLE._replace(weight=weights.snr_plus_one),
-  'flow': SIMPLE._replace(weight=weights.flow),
+  'flow_matching': SIMPLE._replace(weight=weights.flow),
   'truncated_snr': SIMPLE._replace(weight=weights.truncated_snr),
   'min_snr': SIMPLE._replace(weight=weights.min_snr),
   'soft_min_snr': SIMPLE._replace(weight=weights.soft_min_snr),
@@ -58,9 +70,10 @@ PRESETS = {
   'laplace': SIMPLE._replace(weight=weights.output, time_law=time_laws.laplace),
   'hybrid': SIMPLE,
   'uncertainty': SIMPLE._replace(weight=weights.edm, time_law=time_laws.log_normal),
+  'progressive': SIMPLE._replace(weight=weights.truncated_snr),
 }
 
-FACTORS = {'weight': WEIGHTS, 'time_law': TIME_LAWS, 'distance': DISTANCES}
+FACTORS = {'weight': WEIGHTS, 'time_law': TIME_LAWS, 'distance': DISTANCES, 'noise_law': NOISE_LAWS}
 
 
 def make_factors(name: str, **given: Callable) -> Factors:
@@ -80,6 +93,8 @@ __all__ = [
   'DISTANCES',
   'FACTORS',
   'LOSSES',
+  'NOISE_LAWS',
+  'OF_TEACHERS',
   'PRESETS',
   'TIME_LAWS',
   'WEIGHTS',

@@ -15,7 +15,7 @@ from ddpm_jax.diffusion.process import Denoised, q_posterior, reverse
 from ddpm_jax.diffusion.schedules import Discrete
 from ddpm_jax.keys import Keys
 from ddpm_jax.losses.problem import LossOutput, Problem, apply_network, law_start, starts_with
-from ddpm_jax.losses.product import add_noise, remember, weighted_errors
+from ddpm_jax.losses.product import add_noise, errors, remember
 
 
 def new_hybrid(
@@ -59,7 +59,8 @@ def hybrid(
   """
   noised = add_noise(problem, state, batch, keys)
   output = apply_network(problem, params, noised.xt, noised.t, batch, keys)
-  simple = weighted_errors(problem, split_variance(output, noised.xt)[0], noised)
+  prediction, _ = split_variance(output, noised.xt)
+  simple = errors(problem, prediction, noised.x0, noised.eps, noised.t)
 
   denoised = read_batch(problem.parameterization, problem.schedule, output, noised.xt, noised.t)
   denoised = denoised._replace(x0=jax.lax.stop_gradient(denoised.x0))

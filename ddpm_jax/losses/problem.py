@@ -7,20 +7,35 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
-from ddpm_jax.diffusion.parameterization import Network, Parameterization, network_input
+from ddpm_jax.diffusion.parameterization import (
+  Network,
+  Parameterization,
+  network_input,
+  split_variance,
+  to_x0,
+)
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.keys import Keys, for_purpose
 from ddpm_jax.losses.time_laws import memory
 
 
+def white(problem: Problem, batch: dict[str, Array], keys: Keys) -> tuple[Array, Array]:
+  """Independent standard normals, seen as they are."""
+  del problem
+  eps = noise_like(batch['image'], keys)
+  return eps, eps
+
+
 class Factors(NamedTuple):
-  """A loss that is a product: weight × law of t × distance."""
+  """A loss that is a product: weight × law of t × distance, under a law of the noise."""
 
   weight: Callable[[Schedule, Array], Array]
   time_law: Callable[..., tuple[Array, Array]]
   distance: Callable[[Array], Array]
+  noise_law: Callable[[Problem, dict[str, Array], Keys], tuple[Array, Array]] = white
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +46,12 @@ class Problem:
     network: (params, x, noise_label, cond, index, keys) -> output; an autoencoder's `Coder`.
     schedule: the path.
     parameterization: what the network predicts.
-    factors: weight, law of t and distance.
+    factors: weight, laws of t and of the noise, distance.
     batch_size: of the whole batch, over all devices and hosts.
     gather: per-example values of this device -> those of the whole batch.
     train: whether the network drops out units and labels.
     num_levels: of a component of the data, for losses that are a probability of it.
+    self_condition: whether the network is to see its own estimate of x0 in training.
   """
 
   network: Network
@@ -46,6 +62,7 @@ class Problem:
   gather: Callable[[Array], Array] = lambda values: values
   train: bool = True
   num_levels: int = 256
+  self_condition: bool = False
 
 
 class LossOutput(NamedTuple):
@@ -91,20 +108,45 @@ def law_start(problem: Problem) -> Any:
   return kept.init(problem.schedule) if kept else ()
 
 
+TOLD = ('label', 'augmentation')
+
+
 def apply_network(
   problem: Problem, params: dict, xt: Array, t: Array, batch: dict[str, Array], keys: Keys
 ) -> Array:
-  """One batched call of the network at times t (B,)."""
+  """One batched call of the network at times t (B,); with self-conditioning one more before it."""
   x, label = network_input(problem.parameterization, problem.schedule, xt, t)
-  cond = {'label': batch['label']} if 'label' in batch else {}
+  cond = {name: batch[name] for name in TOLD if name in batch}
   examples = keys.examples if problem.train else None
-  return problem.network(params['network'], x, label, cond, batch['index'], examples)
+
+  def network(cond: dict[str, Array]) -> Array:
+    return problem.network(params['network'], x, label, cond, batch['index'], examples)
+
+  if not (problem.self_condition and problem.train):
+    return network(cond)
+  return network({**cond, 'x0': estimate(problem, network(cond), xt, t, keys)})
 
 
-def noise_like(x0: Array, keys: Keys) -> Array:
-  """Standard normals like the batch x0, each example's from its own key."""
+def estimate(problem: Problem, output: Array, xt: Array, t: Array, keys: Keys) -> Array:
+  """x0 by a first output, held fixed, for one half of the examples at random; zeros for the rest.
+
+  Reference: Chen et al. 2022, https://arxiv.org/abs/2208.04202, section 3.2.
+  """
+  schedule, row = problem.schedule, problem.parameterization.row
+  value, _ = split_variance(output, xt)
+
+  def example(value: Array, x: Array, t: Array, key: Array) -> Array:
+    x0 = to_x0(value, x, schedule.alpha(t), schedule.sigma(t), row)
+    return jnp.where(jax.random.bernoulli(key), x0, 0.0)
+
+  own = for_purpose(keys.examples, 'self_condition')
+  return jax.lax.stop_gradient(jax.vmap(example)(value, xt, t, own))
+
+
+def noise_like(x0: Array, keys: Keys, purpose: str = 'noise') -> Array:
+  """Standard normals like the batch x0, each example's from its own key for that purpose."""
 
   def draw(key: Array) -> Array:
     return jax.random.normal(key, x0.shape[1:], x0.dtype)
 
-  return jax.vmap(draw)(for_purpose(keys.examples, 'noise'))
+  return jax.vmap(draw)(for_purpose(keys.examples, purpose))

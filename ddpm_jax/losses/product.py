@@ -11,13 +11,13 @@ from jax import Array
 from ddpm_jax.diffusion.parameterization import eps_slope, split_variance
 from ddpm_jax.diffusion.process import q_sample
 from ddpm_jax.keys import Keys
-from ddpm_jax.losses.problem import LossOutput, Problem, apply_network, noise_like
+from ddpm_jax.losses.problem import LossOutput, Problem, apply_network
 from ddpm_jax.losses.time_laws import memory
 from ddpm_jax.losses.weights import FLOOR, output
 
 
 class Noised(NamedTuple):
-  """A batch at times t (B,) of the law: xt = alpha x0 + sigma eps, each (B, …)."""
+  """A batch at times t (B,) of the law, each (B, …): xt is seen, x0 and eps are the target's."""
 
   t: Array
   correction: Array
@@ -31,37 +31,38 @@ def product(
 ) -> LossOutput:
   """correction · w_out(t) · mean distance(output - (a x0 + b eps)), for each example.
 
-  With t from the law of t, eps standard normal, (a, b) the parameterization's row, and w_out the
-  weight carried over from the error of eps. A learned variance in the output is left alone.
+  With t from the law of t, eps from the law of the noise, (a, b) the parameterization's row, and
+  w_out the weight carried over from the error of eps. A learned variance in the output is left
+  alone.
 
   Reference: Ho et al. 2020, https://arxiv.org/abs/2006.11239, equation 14, for weight 1 and L2.
   """
   noised = add_noise(problem, state, batch, keys)
   output = apply_network(problem, params, noised.xt, noised.t, batch, keys)
-  values = weighted_errors(problem, split_variance(output, noised.xt)[0], noised)
+  prediction, _ = split_variance(output, noised.xt)
+  values = errors(problem, prediction, noised.x0, noised.eps, noised.t)
   return LossOutput(noised.correction * values, {}, remember(problem, state, noised.t, values))
 
 
 def add_noise(problem: Problem, state: Any, batch: dict[str, Array], keys: Keys) -> Noised:
   """The batch at times of the law, whose state it is."""
-  schedule, x0 = problem.schedule, batch['image']
-  law = problem.factors.time_law
+  schedule, law = problem.schedule, problem.factors.time_law
   t, correction = law(keys.step, batch['index'], problem.batch_size, schedule, state)
-  eps = noise_like(x0, keys)
-  xt = jax.vmap(q_sample, (None, 0, 0, 0))(schedule, x0, t, eps)
-  return Noised(t, correction, x0, eps, xt)
+  eps, shown = problem.factors.noise_law(problem, batch, keys)
+  xt = jax.vmap(q_sample, (None, 0, 0, 0))(schedule, batch['image'], t, shown)
+  return Noised(t, correction, batch['image'], eps, xt)
 
 
-def weighted_errors(problem: Problem, prediction: Array, noised: Noised) -> Array:
-  """w_out(t) · mean distance(prediction - (a x0 + b eps)), (B,)."""
-  schedule, factors = problem.schedule, problem.factors
+def errors(problem: Problem, prediction: Array, x0: Array, eps: Array, t: Array) -> Array:
+  """w_out(t) · mean distance(prediction - (a x0 + b eps)), for each example: (B,)."""
+  schedule = problem.schedule
 
   def example(prediction: Array, x0: Array, eps: Array, t: Array) -> Array:
     a, b = problem.parameterization.row(schedule.alpha(t), schedule.sigma(t))
-    error = jnp.mean(factors.distance(prediction - (a * x0 + b * eps)))
+    error = jnp.mean(problem.factors.distance(prediction - (a * x0 + b * eps)))
     return output_weight(problem, t) * error
 
-  return jax.vmap(example)(prediction, noised.x0, noised.eps, noised.t)
+  return jax.vmap(example)(prediction, x0, eps, t)
 
 
 def output_weight(problem: Problem, t: Array) -> Array:

@@ -12,7 +12,7 @@ from jax import Array
 from ddpm_jax.diffusion.parameterization import split_variance
 from ddpm_jax.keys import Keys
 from ddpm_jax.losses.problem import LossOutput, Problem, apply_network, law_start, starts_with
-from ddpm_jax.losses.product import add_noise, remember, weighted_errors
+from ddpm_jax.losses.product import add_noise, errors, remember
 from ddpm_jax.losses.weights import log_snr
 
 
@@ -49,7 +49,8 @@ def uncertainty(
   del width
   noised = add_noise(problem, state['law'], batch, keys)
   output = apply_network(problem, params, noised.xt, noised.t, batch, keys)
-  error = weighted_errors(problem, split_variance(output, noised.xt)[0], noised)
+  prediction, _ = split_variance(output, noised.xt)
+  error = errors(problem, prediction, noised.x0, noised.eps, noised.t)
   levels = jax.vmap(log_snr, (None, 0))(problem.schedule, noised.t)
   u = jax.vmap(uncertainty_of, (None, None, 0))(params['loss'], state['waves'], levels)
   values = error * jnp.exp(-u) + u

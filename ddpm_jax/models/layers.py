@@ -24,6 +24,9 @@ from ddpm_jax.keys import for_purpose
 GLOROT = nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform')
 ZERO = nn.initializers.zeros
 
+# The numbers in cond['augmentation']; see data/augmentation.py.
+AUGMENTATION = 9
+
 
 def sinusoid(noise_label: Array, size: int, max_period: float = 10_000.0) -> Array:
   """[sin(w_j c), cos(w_j c)] with w_j = max_period^(-j / (size/2 - 1)), j = 0 ... size/2 - 1.
@@ -48,17 +51,20 @@ class Conditioning(nn.Module):
 
   The embedding is Dense(silu(Dense(sinusoid(noise_label)))) + table[label], and its silu, which
   every block wants, is returned: (B, 4 channels) float32. The table has a row for each class and
-  a last one, the null label's, which stands for no condition.
+  a last one, the null label's, which stands for no condition. How an example was augmented is a
+  linear map, without a bias, away from nothing.
 
   Attributes:
     channels: the size of the sinusoid.
-    num_classes: None for an unconditional network, which ignores cond.
+    num_classes: None for an unconditional network, which ignores the label.
     label_dropout: probability, in training, that an example's label becomes the null label.
+    augmented: whether cond['augmentation'] is read: zeros where it is absent.
   """
 
   channels: int
   num_classes: int | None
   label_dropout: float
+  augmented: bool = False
 
   @nn.compact
   def __call__(self, noise_label: Array, cond: Mapping[str, Array], keys: Array | None) -> Array:
@@ -70,6 +76,9 @@ class Conditioning(nn.Module):
       normal = nn.initializers.normal(1.0)
       table = nn.Embed(self.num_classes + 1, size, embedding_init=normal, name='label')
       h = h + table(self._label(cond, keys, null=self.num_classes))
+    if self.augmented:
+      told = cond.get('augmentation', jnp.zeros((h.shape[0], AUGMENTATION)))
+      h = h + nn.Dense(size, use_bias=False, kernel_init=GLOROT, name='augmentation')(told)
     return nn.silu(h)
 
   def _label(self, cond: Mapping[str, Array], keys: Array | None, null: int) -> Array:
@@ -84,6 +93,17 @@ class Conditioning(nn.Module):
       for_purpose(keys, 'label'), self.label_dropout
     )
     return jnp.where(dropped, null, cond['label'])
+
+
+def with_estimate(x: Array, cond: Mapping[str, Array]) -> Array:
+  """(B, …, 2 C): x beside cond['x0'], an estimate of the data; zeros where there is none.
+
+  It is clipped to the data's range: at high noise an x0 read from eps is any number.
+
+  Reference: Chen et al. 2022, https://arxiv.org/abs/2208.04202, section 3.2.
+  """
+  x0 = jnp.clip(cond['x0'], -1, 1) if 'x0' in cond else jnp.zeros_like(x)
+  return jnp.concatenate([x, x0.astype(x.dtype)], axis=-1)
 
 
 class Dropout(nn.Module):

@@ -21,6 +21,7 @@ from ddpm_jax.models.layers import (
   SelfAttention,
   Upsample,
   conv,
+  with_estimate,
 )
 
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
@@ -43,6 +44,8 @@ class UNet(nn.Module):
     learn_variance: doubles the output's channels; the second half is the variance head.
     num_classes: None for an unconditional network; else its null label is num_classes.
     label_dropout: probability, in training, that a label becomes the null label.
+    self_condition: also sees the last estimate of x0, as twice the input's channels.
+    augmented: is told how an image was augmented; see dataset.augment.
     dtype: 'float32' or 'bfloat16', of the computation; parameters and output stay float32.
     out_channels: of the image.
   """
@@ -56,6 +59,8 @@ class UNet(nn.Module):
   learn_variance: bool = False
   num_classes: int | None = None
   label_dropout: float = 0.1
+  self_condition: bool = False
+  augmented: bool = False
   dtype: str = 'float32'
   out_channels: int = 3
 
@@ -68,7 +73,8 @@ class UNet(nn.Module):
     Args:
       x: noisy images.
       noise_label: what the parameterization says of the noise level.
-      cond: {'label': (B,) int32} for a conditional network.
+      cond: {'label': (B,) int32} for a conditional network; 'x0' like x and 'augmentation' (B, 9)
+        may be there for one that reads them.
       keys: (B,) keys in training, for dropout and label dropout; None in evaluation.
 
     Raises:
@@ -77,7 +83,7 @@ class UNet(nn.Module):
     dtype = choose(DTYPES, self.dtype, 'config.model.dtype')
     self._check(x.shape)
     embedding = Conditioning(
-      self.channels, self.num_classes, self.label_dropout, name='conditioning'
+      self.channels, self.num_classes, self.label_dropout, self.augmented, name='conditioning'
     )(noise_label, cond, keys)
     dropout_keys = None if keys is None else for_purpose(keys, 'dropout')
 
@@ -85,7 +91,9 @@ class UNet(nn.Module):
       h = ResBlock(channels, self.dropout, dtype, name=name)(h, embedding, dropout_keys)
       return SelfAttention(self.num_heads, dtype, name=f'{name}_attention')(h) if attend else h
 
-    h = conv(self.channels, dtype, name='conv_in')(x)
+    h = conv(self.channels, dtype, name='conv_in')(
+      with_estimate(x, cond) if self.self_condition else x
+    )
     h = self._levels(h, block, dtype)
     h = nn.silu(GroupNorm(name='norm_out')(h))
     channels = self.out_channels * (2 if self.learn_variance else 1)

@@ -64,7 +64,7 @@ def start(schedule: Schedule, times: Array, xT: Array) -> State:
 
 def sample(
   sampler: Sampler,
-  denoiser: Denoiser,
+  denoiser: Any,
   schedule: Schedule,
   times: Array,
   xT: Array,
@@ -72,6 +72,7 @@ def sample(
   noise: str = 'white',
   return_path: bool = False,
   final: str = 'denoise',
+  recall: bool = False,
 ) -> Any:
   """Runs a sampler from xT at times[0] to data.
 
@@ -85,6 +86,8 @@ def sample(
     noise: a key of NOISES.
     return_path: whether to return every x on the way too.
     final: 'denoise' ends with x0 predicted at times[-1], 'keep' with x at times[-1].
+    recall: whether `denoiser` is a function of the last prediction, x0 (B, …) -> denoiser: for
+      networks under self-conditioning. The first is zeros.
 
   Returns:
     The samples (B, …); with return_path also the path, (N + 1, B, …) or (N, B, …) for 'keep',
@@ -94,13 +97,16 @@ def sample(
     raise ValueError(f"final: '{final}' is not one of denoise, keep")
   draw = choose(NOISES, noise, 'noise')
 
+  def recalling(state: Any) -> Denoiser:
+    return denoiser(state.x0) if recall else denoiser
+
   def update(state: Any, step: Step) -> tuple[Any, Array | None]:
-    new = sampler.update(schedule, denoiser, state, step, draw(schedule, keys, xT, step))
+    new = sampler.update(schedule, recalling(state), state, step, draw(schedule, keys, xT, step))
     return new, new.x if return_path else None
 
   steps = Step(times[:-1], times[1:], jnp.arange(times.shape[0] - 1))
   state, path = jax.lax.scan(update, sampler.init(schedule, times, xT), steps)
-  x = denoiser(state.x, times[-1]).x0 if final == 'denoise' else state.x
+  x = recalling(state)(state.x, times[-1]).x0 if final == 'denoise' else state.x
   if not return_path:
     return x
   parts: list[Any] = [xT[None], path]

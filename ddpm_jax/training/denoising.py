@@ -97,28 +97,16 @@ def denoiser(experiment: Experiment, params: Any, cond: dict[str, Array]) -> Den
   )
 
 
-class Drawing(NamedTuple):
-  """The arguments of `sample`, in its order: all that samples of a network follow from."""
-
-  sampler: Sampler
-  denoiser: Denoiser
-  schedule: Any
-  times: Array
-  start: Array
-  keys: Array
-  noise: str
-
-
 def drawing(
   experiment: Experiment,
   params: Any,
   cond: dict[str, Array],
   keys: Array,
   picture: Picture | None = None,
-) -> Drawing:
-  """What the config asks for: where to begin, which denoiser, which times."""
+) -> dict[str, Any]:
+  """The arguments of `sample` that the config asks for."""
   path, times, sampler = experiment.path, experiment.times, experiment.sampler
-  denoised = guided(dataclasses.replace(experiment, schedule=path), params, cond, keys.shape[0])
+  recall = experiment.problem.self_condition
   xT = prior_sample(path, times[0], keys, experiment.dataset.image_shape)
   if picture is not None:
     times = last_part(times, picture.strength)
@@ -127,8 +115,24 @@ def drawing(
       xT = start_from(path, known, times[0], keys)
     if picture.mask is not None:
       sampler = repaint(sampler, known, picture.mask[None], picture.resample)
-      denoised = keep_known(denoised, known, picture.mask[None])
-  return Drawing(sampler, denoised, path, times, xT, keys, experiment.config.sampler.noise)
+
+  def denoised(x0: Array | None) -> Denoiser:
+    told = cond if x0 is None else {**cond, 'x0': x0}
+    found = guided(dataclasses.replace(experiment, schedule=path), params, told, keys.shape[0])
+    if picture is None or picture.mask is None:
+      return found
+    return keep_known(found, known, picture.mask[None])
+
+  return {
+    'sampler': sampler,
+    'denoiser': denoised if recall else denoised(None),
+    'schedule': path,
+    'times': times,
+    'xT': xT,
+    'keys': keys,
+    'noise': experiment.config.sampler.noise,
+    'recall': recall,
+  }
 
 
 def generate(
@@ -151,7 +155,8 @@ def generate(
         f"config.sampler.name: '{name}' has no times of its grid to show or begin at"
       )
     return solved(experiment, params, cond, keys)
-  return sample(*drawing(experiment, params, cond, keys, picture), return_path=return_path)
+  arguments = drawing(experiment, params, cond, keys, picture)
+  return sample(**arguments, return_path=return_path)
 
 
 def solved(experiment: Experiment, params: Any, cond: dict[str, Array], keys: Array) -> Array:
@@ -171,12 +176,13 @@ def guided(experiment: Experiment, params: Any, cond: dict[str, Array], size: in
   """The denoiser of `size` examples with guidance and thresholding, as the config says."""
   wanted = experiment.config.sampler
   found = denoiser(experiment, params, cond)
-  if cond and wanted.guidance != 1:
+  if 'label' in cond and wanted.guidance != 1:
+    null = {**cond, **models.null_cond(experiment.module, size)}
     interval = wanted.interval and log_snr_interval(experiment.schedule, *wanted.interval)
     found = classifier_free(
       lambda both: denoiser(experiment, params, both),
       cond,
-      models.null_cond(experiment.module, size),
+      null,
       wanted.guidance,
       wanted.rescale,
       interval,

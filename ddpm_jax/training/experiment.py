@@ -29,6 +29,7 @@ from ddpm_jax.keys import Keys, example_keys, for_purpose, step_key
 from ddpm_jax.losses import (
   FACTORS,
   LOSSES,
+  OF_TEACHERS,
   PRESETS,
   Loss,
   LossOutput,
@@ -144,6 +145,7 @@ def build(config: Config, dataset: data.Dataset | None = None) -> Experiment:
   network = kind.make_network(module)
   check_loss(config, kind)
   check_variance(config, module)
+  check_augmented(config, module)
   sampler: Any = config.sampler.build(SAMPLERS | SOLVERS)
   if config.sampler.name and not isinstance(sampler, (Sampler, Solver)):
     raise InputError(f"config.sampler.name: '{config.sampler.name}' does not return a Sampler")
@@ -156,6 +158,7 @@ def build(config: Config, dataset: data.Dataset | None = None) -> Experiment:
     make_factors(loss.name, **given_factors(loss)),
     config.dataset.batch_size,
     num_levels=dataset.num_levels,
+    self_condition=getattr(module, 'self_condition', False),
   )
   if schedule is not None:
     check_factors(config, problem)
@@ -248,11 +251,15 @@ def check_readable(parameterization: Parameterization | None, schedule: Schedule
 
 
 def check_loss(config: Config, kind: Kind) -> None:
-  """Raises InputError where the loss is one of another kind of model."""
+  """Raises InputError where the loss is one of another kind of model, or lacks its teacher."""
   name = config.loss.name
   if name in LOSSES and name not in kind.losses:
     mend = ', '.join(sorted(kind.losses))
     raise InputError(f"config.loss.name: '{name}' trains no {kind.name}; choose one of {mend}")
+  if name in OF_TEACHERS and config.training.init_from is None:
+    raise InputError(
+      f"config.training.init_from: unset; '{name}' learns from the run in that folder"
+    )
 
 
 def check_factors(config: Config, problem: Problem) -> None:
@@ -367,6 +374,15 @@ def check_plug_in(experiment: Experiment, state: TrainState) -> None:
     )
 
 
+def check_augmented(config: Config, module: nn.Module) -> None:
+  """Raises InputError where images are augmented and the network is not told."""
+  if config.dataset.augment and not getattr(module, 'augmented', False):
+    raise InputError(
+      'config.dataset.augment: samples would show it unless the network is told; '
+      'set config.model.augmented'
+    )
+
+
 def init_params(experiment: Experiment) -> dict[str, Any]:
   """The parameters before training, from the config's seed: {'network', 'schedule', 'loss'}."""
   key = for_purpose(jax.random.key(experiment.config.seed), 'init')
@@ -400,6 +416,7 @@ def make_step(experiment: Experiment, parallel: Parallel) -> Step:
     seed=experiment.config.seed,
     num_levels=experiment.dataset.num_levels,
     flip=experiment.config.dataset.flip,
+    augment=experiment.config.dataset.augment,
     mean=parallel.mean,
   )
 

@@ -34,6 +34,7 @@ def make_train_step(
   num_levels: int,
   flip: bool,
   mean: Callable[[Any], Any],
+  augment: float = 0.0,
 ) -> Step:
   """Makes step(state, batch) -> (state, metrics).
 
@@ -47,13 +48,19 @@ def make_train_step(
     num_levels: the number of values of a pixel; `batch['image']` holds 0 ... num_levels - 1.
     flip: whether images are mirrored at random.
     mean: a tree's mean over devices.
+    augment: probability of each change of `data.augment`, told as batch['augmentation'].
   """
 
   def prepare(batch: Batch, keys: Keys) -> Batch:
     image = data.scale(batch['image'], num_levels)
     if flip:
       image = data.random_flip(image, for_purpose(keys.examples, 'flip'))
-    return {**batch, 'image': image}
+    batch = {**batch, 'image': image}
+    if augment:
+      change = jax.vmap(data.augment, (0, 0, None))
+      image, told = change(image, for_purpose(keys.examples, 'augment'), augment)
+      batch |= {'image': image, 'augmentation': told}
+    return batch
 
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     key = step_key(seed, state.step)

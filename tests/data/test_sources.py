@@ -168,7 +168,7 @@ def test_an_unreadable_image_is_named_when_it_is_read(tmp_path, keep):
 def test_the_arguments_of_a_source_are_its_signature():
   assert set(inspect.signature(source('folder')).parameters) == {'path', 'image_size'}
   assert set(inspect.signature(source('cifar10')).parameters) == {'data_dir', 'image_size'}
-  assert set(DATASETS) == {'digits', 'arrays', 'folder'}
+  assert set(DATASETS) == {'digits', 'mixture', 'arrays', 'folder'}
 
 
 READ_EVERYTHING = """

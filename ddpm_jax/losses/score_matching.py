@@ -1,0 +1,89 @@
+"""Score matching: ½ λ E |s - ∇ log q(xt)|² but for a constant, two ways around the unknown q(xt).
+
+λ(t) is sigma² times the weight of eps' squared error, so that every weight of the table is one of
+these losses too; at weight 1 it is that of Song and Ermon 2019, https://arxiv.org/abs/1907.05600,
+equation 6. All is per dimension, and any parameterization is read as a score,
+s = (alpha x0 - xt) / sigma² = -eps / sigma.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from ddpm_jax.diffusion.parameterization import split_variance, to_x0
+from ddpm_jax.diffusion.process import q_sample
+from ddpm_jax.keys import Keys, for_purpose
+from ddpm_jax.losses.problem import LossOutput, Problem, apply_network
+
+
+def denoising_score(
+  problem: Problem, params: dict, state: Any, batch: dict[str, Array], keys: Keys
+) -> LossOutput:
+  """½ λ mean |s - ∇ log q(xt | x0)|²: the score of one noised example in place of the mixture's.
+
+  E[∇ log q(xt | x0) | xt] = ∇ log q(xt), hence the same minimum. It is half the loss `simple` under
+  the same weight, laws and distance L2.
+
+  Reference: Vincent 2011, https://doi.org/10.1162/NECO_a_00142, equation 11.
+  """
+  xt, t, eps, correction = noised(problem, state, batch, keys)
+  error = scaled_score(problem, params, xt, t, batch, keys) + eps
+  return LossOutput(correction * 0.5 * weighted_mean(problem, jnp.square(error), t), {}, state)
+
+
+def sliced_score(
+  problem: Problem, params: dict, state: Any, batch: dict[str, Array], keys: Keys
+) -> LossOutput:
+  """λ mean(½ s² + v · ∇(v · s)), v of random signs: needs no score of anything but the network's.
+
+  By parts, E s · ∇ log q(xt) = -E tr ∇s, and one probe v estimates the trace. Its mean is that of
+  `denoising_score` less ½ of the weight; the price for not asking x0 is a second, forward
+  derivative and the probe's variance. This is the paper's variant of reduced variance.
+
+  Reference: Song et al. 2019, https://arxiv.org/abs/1905.07088, equation 8.
+  """
+  xt, t, _, correction = noised(problem, state, batch, keys)
+
+  def probe(key: Array) -> Array:
+    return jax.random.rademacher(key, xt.shape[1:], xt.dtype)
+
+  v = jax.vmap(probe)(for_purpose(keys.examples, 'probe'))
+  score, slope = jax.jvp(lambda x: scaled_score(problem, params, x, t, batch, keys), (xt,), (v,))
+  sigma = jax.vmap(problem.schedule.sigma)(t).reshape(-1, *[1] * (xt.ndim - 1))
+  terms = 0.5 * jnp.square(score) + sigma * v * slope
+  return LossOutput(correction * weighted_mean(problem, terms, t), {}, state)
+
+
+def noised(
+  problem: Problem, state: Any, batch: dict[str, Array], keys: Keys
+) -> tuple[Array, Array, Array, Array]:
+  """(xt, t, eps, correction) by the problem's laws."""
+  schedule, factors = problem.schedule, problem.factors
+  t, correction = factors.time_law(keys.step, batch['index'], problem.batch_size, schedule, state)
+  eps, shown = factors.noise_law(problem, batch, keys)
+  xt = jax.vmap(q_sample, (None, 0, 0, 0))(schedule, batch['image'], t, shown)
+  return xt, t, eps, correction
+
+
+def scaled_score(
+  problem: Problem, params: dict, xt: Array, t: Array, batch: dict[str, Array], keys: Keys
+) -> Array:
+  """sigma s = (alpha x0 - xt) / sigma, of order one at every level."""
+  schedule = problem.schedule
+  prediction, _ = split_variance(apply_network(problem, params, xt, t, batch, keys), xt)
+
+  def read(value: Array, x: Array, t: Array) -> Array:
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    return (alpha * to_x0(value, x, alpha, sigma, problem.parameterization.row) - x) / sigma
+
+  return jax.vmap(read)(prediction, xt, t)
+
+
+def weighted_mean(problem: Problem, terms: Array, t: Array) -> Array:
+  """w(t) times the mean over dimensions, for each example: (B,)."""
+  weights = jax.vmap(problem.factors.weight, (None, 0))(problem.schedule, t)
+  return weights * jnp.mean(terms.reshape(terms.shape[0], -1), axis=1)

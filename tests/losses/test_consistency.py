@@ -1,0 +1,194 @@
+"""Consistency losses on Gaussian data, whose flow takes each quantile to the data's."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddpm_jax.diffusion import PARAMETERIZATIONS, schedules
+from ddpm_jax.errors import InputError
+from ddpm_jax.keys import Keys, example_keys, step_key
+from ddpm_jax.losses import LOSSES, Problem, make_factors, start
+from ddpm_jax.losses.consistency import neighbors
+from tests.readouts import preconditioned, seen
+
+pytestmark = pytest.mark.usefixtures('x64')
+
+MEAN, VARIANCE, SIGMA_MIN = 0.3, 0.2, 0.002
+COUNT = 2000
+# A distance that is the square of the difference over 2 c, for differences far below c.
+SQUARE = {'huber': 1e4}
+
+
+def levels(schedule, t):
+  return (jax.vmap(f)(t).reshape(-1, 1, 1) for f in (schedule.alpha, schedule.sigma))
+
+
+def consistency_function(y, n):
+  """Along the flow the deviations from the mean keep their ratio to those of the marginal."""
+  return MEAN + jnp.sqrt((VARIANCE + SIGMA_MIN**2) / (VARIANCE + n**2)) * (y - MEAN)
+
+
+def denoised(y, n):
+  return MEAN + VARIANCE / (VARIANCE + n**2) * (y - MEAN)
+
+
+def exact(schedule):
+  """The teacher where params is 'T', else the student, whose output is off by params."""
+
+  def network(params, x, t, cond, index=None, keys=None):
+    alpha, sigma = levels(schedule, t)
+    xt, n = x / seen('edm', alpha, sigma), sigma / alpha
+    if params.ndim:
+      return preconditioned(xt, denoised(xt / alpha, n), alpha, sigma, 0.0)
+    inside = n > SIGMA_MIN * (1 + 1e-9)
+    safe = jnp.where(inside, sigma, 2 * SIGMA_MIN * alpha)
+    out = preconditioned(xt, consistency_function(xt / alpha, n), alpha, safe, SIGMA_MIN)
+    return jnp.where(inside, out, 0.0) + params
+
+  return network
+
+
+TEACHER = jnp.zeros(1)
+
+
+def make_problem(schedule, network=None):
+  parameterization = PARAMETERIZATIONS['consistency']()
+  exactly = dataclasses.replace(parameterization, noise_label=lambda schedule, t: t)
+  factors = make_factors('consistency_training')
+  return Problem(network or exact(schedule), schedule, exactly, factors, COUNT)
+
+
+def evaluate(loss, problem, params=0.0, state=None, count=COUNT, **options):
+  index, key = jnp.arange(count), step_key(0, 0)
+  keys = Keys(key, example_keys(key, index))
+  draw = jax.vmap(lambda key: jax.random.normal(key, (2, 2)))
+  images = MEAN + np.sqrt(VARIANCE) * draw(example_keys(jax.random.key(3), index))
+  state = {'teacher': TEACHER} if state is None else state
+  batch = {'image': images, 'index': index}
+  return LOSSES[loss](problem, {'network': jnp.asarray(params)}, state, batch, keys, **options)
+
+
+def orders(values):
+  return np.log2(np.array(values[:-1]) / np.array(values[1:]))
+
+
+@pytest.mark.parametrize('path', [schedules.edm(), schedules.vp()], ids=['edm', 'vp'])
+def test_distilling_an_exact_teacher_leaves_heuns_error(path):
+  # The squared local error is of order 6 in the gap, and the weight one over it.
+  problem = make_problem(path)
+  values = [
+    np.mean(evaluate('consistency_distillation', problem, num_steps=n, **SQUARE).values)
+    for n in (64, 128, 256)
+  ]
+  np.testing.assert_allclose(orders(values), 5, atol=0.3)
+
+
+def test_training_leaves_an_error_of_the_first_order():
+  # The noised data is off the flow by the gap times a deviation; squared, and over the gap.
+  problem = make_problem(schedules.edm())
+  values = [
+    np.mean(
+      evaluate('consistency_training', problem, state=jnp.array(0), first_steps=n, **SQUARE).values
+    )
+    for n in (80, 160, 320)
+  ]
+  np.testing.assert_allclose(orders(values), 1, atol=0.1)
+
+
+@pytest.mark.parametrize('loss', ['consistency_training', 'consistency_distillation'])
+def test_the_exact_function_is_better_than_its_neighbors(loss):
+  state = jnp.array(0) if loss == 'consistency_training' else None
+  options = {'first_steps': 40} if loss == 'consistency_training' else {'num_steps': 40}
+  problem = make_problem(schedules.edm())
+
+  @jax.jit
+  def value(off):
+    return jnp.mean(evaluate(loss, problem, off, state, **options, **SQUARE).values)
+
+  assert value(0.0) < value(0.2) and value(0.0) < value(-0.2)
+
+
+def test_the_number_of_levels_doubles_to_its_last():
+  problem = make_problem(schedules.edm())
+  options = {'first_steps': 10, 'last_steps': 50, 'double_every': 100}
+  for step, wanted in ((0, 10), (99, 10), (100, 20), (250, 40), (399, 50), (10**6, 50)):
+    output = evaluate('consistency_training', problem, state=jnp.array(step), count=2, **options)
+    assert (output.metrics['levels'] == wanted).all()
+    assert output.state == step + 1
+
+
+def test_pairs_are_neighbors_on_karras_grid_with_their_log_normal_masses():
+  problem, key = make_problem(schedules.edm()), step_key(0, 0)
+  keys = Keys(key, example_keys(key, jnp.arange(40_000)))
+  n_s, n_t = (np.asarray(n) for n in neighbors(problem, keys, jnp.asarray(6.0), -1.1, 2.0))
+  grid = (0.002 ** (1 / 7) + np.arange(7) / 6 * (80 ** (1 / 7) - 0.002 ** (1 / 7))) ** 7
+  cells = np.searchsorted(grid * (1 - 1e-9), n_s, side='right') - 1
+  np.testing.assert_allclose(n_s, grid[cells], rtol=1e-9)
+  np.testing.assert_allclose(n_t, grid[cells + 1], rtol=1e-9)
+  # Song and Dhariwal 2023, section 3.5: differences of erf over the cells' ends, normalized.
+  from scipy.special import erf
+
+  masses = np.diff(erf((np.log(grid) + 1.1) / (np.sqrt(2) * 2.0)))
+  shares = np.bincount(cells, minlength=6) / cells.size
+  assert np.abs(shares - masses / masses.sum()).max() < 5 * 0.5 / np.sqrt(cells.size)
+
+
+def test_the_distance_is_pseudo_huber_over_the_whole_example():
+  # A student of x0 = 0 but for the skip: at a gap known by hand.
+  problem = make_problem(schedules.edm(), lambda params, x, *rest: 0 * x)
+  wide, narrow = (
+    evaluate('consistency_distillation', problem, num_steps=1, huber=huber).values
+    for huber in (1e-9, 1e4)
+  )
+  # |d| / gap and d² / (2 c gap), c = huber √4: together they tell the gap, sigma_max - sigma_min.
+  np.testing.assert_allclose(wide**2 / narrow, 2 * 1e4 * 2 / (80 - SIGMA_MIN), rtol=1e-3)
+
+
+def test_the_target_and_the_teacher_have_no_gradient():
+  # Of two cells, an output that only targets have: at the last level the network says nothing.
+  def network(params, x, t, cond, index=None, keys=None):
+    return params * (t < 79.0).reshape(-1, 1, 1) * jnp.ones_like(x)
+
+  problem = make_problem(schedules.edm(), network)
+
+  def values(params, teacher):
+    state = {'teacher': teacher}
+    return evaluate(
+      'consistency_distillation', problem, params, state, count=400, num_steps=2, mean=3.0
+    ).values
+
+  by_student, by_teacher = jax.jacfwd(values, (0, 1))(0.5, jnp.asarray(0.5))
+  assert not by_teacher.any()
+  last = np.asarray(by_student) == 0
+  assert 0 < last.sum() < 400  # the other cell trains
+  changed = values(0.6, jnp.asarray(0.5)) != values(0.5, jnp.asarray(0.5))
+  assert changed[last].all()
+  state = {'teacher': jnp.asarray(0.5)}
+  assert evaluate('consistency_distillation', problem, 0.5, state, count=2).state is state
+
+
+def test_the_teacher_is_what_training_begins_with():
+  params = {'network': {'w': jnp.arange(3.0)}}
+  problem = make_problem(schedules.edm())
+  own, state = start(LOSSES['consistency_distillation'], problem, params, jax.random.key(0))
+  assert own == {}
+  np.testing.assert_array_equal(state['teacher']['w'], params['network']['w'])
+  assert state['teacher']['w'] is not params['network']['w']  # the state is donated
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'parameterization': PARAMETERIZATIONS['edm']()}, r"parameterization\.name: .*'consistency'"),
+    ({'schedule': schedules.linear(20)}, r'config\.schedule: .*schedule\.continuous'),
+    ({'schedule': schedules.flow()}, r'config\.schedule: it ends at zero SNR|sigma_min'),
+    ({'schedule': schedules.edm(sigma_min=0.1)}, r'sigma_min: 0\.002 is below the schedule'),
+  ],
+)
+def test_what_has_no_consistency_function_is_refused(changes, message):
+  problem = dataclasses.replace(make_problem(schedules.edm()), **changes)
+  with pytest.raises(InputError, match=message):
+    start(LOSSES['consistency_training'], problem, {'network': {}}, jax.random.key(0))
