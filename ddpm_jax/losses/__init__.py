@@ -71,6 +71,8 @@ PRESETS = {
   'hybrid': SIMPLE,
   'uncertainty': SIMPLE._replace(weight=weights.edm, time_law=time_laws.log_normal),
   'progressive': SIMPLE._replace(weight=weights.truncated_snr),
+  'denoising_score': SIMPLE,
+  'sliced_score': SIMPLE,
 }
 
 FACTORS = {'weight': WEIGHTS, 'time_law': TIME_LAWS, 'distance': DISTANCES, 'noise_law': NOISE_LAWS}

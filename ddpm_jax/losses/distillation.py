@@ -50,8 +50,8 @@ def progressive(
   From xt the teacher goes to m and on to s; the one step of DDIM that ends there too has
   x̃ = (xs - σ_s/σ_t xt) / (α_s - σ_s/σ_t α_t) and ε̃ = (xt - α_t x̃) / σ_t. Times t and s are
   those of the grid `trailing` of num_steps, m is between, and the last s is the data: sample with
-  DDIM on that grid. At the noisiest level a weight of eps' error vanishes, hence the preset's
-  `output`, with which the paper's target v has the weight 1 + SNR of x0's error.
+  DDIM on that grid. The weight has to count at the noisiest level, where that of eps' error, SNR of
+  x0's, vanishes; the preset has `truncated_snr`.
 
   The teacher is the run of config.training.init_from, of the same network, schedule and
   parameterization; to halve again, give this run to the next.

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from ddpm_jax.diffusion.parameterization import split_variance, to_x0
-from ddpm_jax.diffusion.process import q_sample
 from ddpm_jax.keys import Keys, for_purpose
 from ddpm_jax.losses.problem import LossOutput, Problem, apply_network
+from ddpm_jax.losses.product import add_noise, remember
 
 
 def denoising_score(
@@ -30,9 +30,10 @@ def denoising_score(
 
   Reference: Vincent 2011, https://doi.org/10.1162/NECO_a_00142, equation 11.
   """
-  xt, t, eps, correction = noised(problem, state, batch, keys)
+  t, correction, _, eps, xt = add_noise(problem, state, batch, keys)
   error = scaled_score(problem, params, xt, t, batch, keys) + eps
-  return LossOutput(correction * 0.5 * weighted_mean(problem, jnp.square(error), t), {}, state)
+  values = 0.5 * weighted_mean(problem, jnp.square(error), t)
+  return LossOutput(correction * values, {}, remember(problem, state, t, values))
 
 
 def sliced_score(
@@ -46,7 +47,7 @@ def sliced_score(
 
   Reference: Song et al. 2019, https://arxiv.org/abs/1905.07088, equation 8.
   """
-  xt, t, _, correction = noised(problem, state, batch, keys)
+  t, correction, _, _, xt = add_noise(problem, state, batch, keys)
 
   def probe(key: Array) -> Array:
     return jax.random.rademacher(key, xt.shape[1:], xt.dtype)
@@ -55,18 +56,8 @@ def sliced_score(
   score, slope = jax.jvp(lambda x: scaled_score(problem, params, x, t, batch, keys), (xt,), (v,))
   sigma = jax.vmap(problem.schedule.sigma)(t).reshape(-1, *[1] * (xt.ndim - 1))
   terms = 0.5 * jnp.square(score) + sigma * v * slope
-  return LossOutput(correction * weighted_mean(problem, terms, t), {}, state)
-
-
-def noised(
-  problem: Problem, state: Any, batch: dict[str, Array], keys: Keys
-) -> tuple[Array, Array, Array, Array]:
-  """(xt, t, eps, correction) by the problem's laws."""
-  schedule, factors = problem.schedule, problem.factors
-  t, correction = factors.time_law(keys.step, batch['index'], problem.batch_size, schedule, state)
-  eps, shown = factors.noise_law(problem, batch, keys)
-  xt = jax.vmap(q_sample, (None, 0, 0, 0))(schedule, batch['image'], t, shown)
-  return xt, t, eps, correction
+  values = weighted_mean(problem, terms, t)
+  return LossOutput(correction * values, {}, remember(problem, state, t, values))
 
 
 def scaled_score(

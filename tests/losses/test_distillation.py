@@ -11,7 +11,7 @@ from ddpm_jax.diffusion import PARAMETERIZATIONS, Denoised, schedules
 from ddpm_jax.diffusion.oracle import GaussianData
 from ddpm_jax.errors import InputError
 from ddpm_jax.keys import Keys, example_keys, step_key
-from ddpm_jax.losses import LOSSES, Problem, make_factors, start
+from ddpm_jax.losses import LOSSES, WEIGHTS, Problem, make_factors, start
 from ddpm_jax.losses.problem import noise_like
 from ddpm_jax.losses.time_laws import uniforms
 from ddpm_jax.samplers import ddim, sample, time_grid
@@ -44,7 +44,7 @@ def network_on(schedule, oracle):
 def make_problem(schedule, variance=0.3):
   x0 = PARAMETERIZATIONS['x0']()
   exact = type(x0)(x0.row, lambda schedule, t: schedule.network_time(t))
-  factors = make_factors('progressive')
+  factors = make_factors('progressive', weight=WEIGHTS['output'])
   return Problem(network_on(schedule, data(variance)), schedule, exact, factors, COUNT)
 
 
