@@ -155,7 +155,9 @@ def draw_plot(rows: Rows, real: Measured, path: pathlib.Path) -> None:
   budgets = sorted({int(budget) for row in rows.values() for budget in row})
   axes.set_xticks(budgets, list(map(str, budgets)))
   axes.set_xticks([], minor=True)
-  axes.legend(fontsize='x-small', ncols=2, loc='center left', bbox_to_anchor=(1.0, 0.5))
+  axes.legend(
+    fontsize='x-small', ncols=2, handlelength=4, loc='center left', bbox_to_anchor=(1.0, 0.5)
+  )
   figure.savefig(path, dpi=120)
 
 

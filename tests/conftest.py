@@ -1,5 +1,6 @@
 """Settings of the whole suite: eight simulated devices, strict ranks, one compilation cache."""
 
+import gc
 import os
 import pathlib
 
@@ -16,6 +17,14 @@ import pytest  # noqa: E402
 # Not by the environment: the programs a test starts choose their own number of devices.
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+
+@pytest.fixture(scope='module', autouse=True)
+def forget():
+  """Drops a module's programs after it: what they hold makes every later garbage collection slow."""
+  yield
+  jax.clear_caches()
+  gc.collect()
 
 
 @pytest.fixture

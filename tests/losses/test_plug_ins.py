@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ddpm_jax.errors import InputError
-from ddpm_jax.losses import DISTANCES, LOSSES, PRESETS, TIME_LAWS, WEIGHTS
+from ddpm_jax.losses import FACTORS, LOSSES, OF_TEACHERS, PRESETS
 from ddpm_jax.training import train
 from ddpm_jax.training.experiment import build, check_training
 from ddpm_jax.training.loop import steps
@@ -76,7 +76,7 @@ def test_the_pages_example_is_short_and_trains(tmp_path):
 
 
 def test_the_page_names_every_entry():
-  for name in [*WEIGHTS, *TIME_LAWS, *DISTANCES, *LOSSES]:
+  for name in (name for table in (LOSSES, *FACTORS.values()) for name in table):
     assert re.search(rf'[`( ]{name}[`( )]', PAGE), name
 
 
@@ -85,7 +85,7 @@ def test_a_plug_in_made_of_a_product_keeps_what_its_law_remembers():
   check_training(build(tiny(**settings)))
 
 
-@pytest.mark.parametrize('name', sorted(set(PRESETS) - {'hybrid'}))
+@pytest.mark.parametrize('name', sorted(set(PRESETS) - {'hybrid'} - OF_TEACHERS))
 def test_every_preset_can_begin(name):
   check_training(build(tiny(**{'loss.name': name})))
 
