@@ -1,6 +1,5 @@
 """Settings of the whole suite: eight simulated devices, strict ranks, one compilation cache."""
 
-import gc
 import os
 import pathlib
 
@@ -21,10 +20,9 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 @pytest.fixture(scope='module', autouse=True)
 def forget():
-  """Drops a module's programs after it: what they hold makes every later garbage collection slow."""
+  """Drops a module's programs after it: what they hold makes later garbage collections slow."""
   yield
   jax.clear_caches()
-  gc.collect()
 
 
 @pytest.fixture

@@ -39,7 +39,8 @@ def program(workdir, *death, **settings):
 def final(workdir):
   with Checkpoints(workdir / 'checkpoints') as checkpoints:
     step = checkpoints.latest_step()
-    like = jax.eval_shape(lambda: new_state(build(tiny())))
+    experiment = build(tiny())
+    like = jax.eval_shape(lambda: new_state(experiment))
     return step, *checkpoints.restore(step, like)
 
 
