@@ -96,7 +96,7 @@ def main() -> None:
   save_samples(workdir / 'samples.npz', Samples(images, labels, record))
   write_png(workdir / 'samples' / 'samples.png', grid(by_class(images, labels), COLUMNS))
   print(
-    f'{num} samples, {experiment.kind.describe(experiment)}: {times(evaluations)} of the network '
+    f'{num} samples, {experiment.kind.describe(experiment)}: {times(evaluations)} '
     f'for each, in {time.monotonic() - start:.0f} s\n'
     f'{workdir / "samples.npz"}\n{workdir / "samples" / "samples.png"}'
   )
