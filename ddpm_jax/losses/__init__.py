@@ -51,8 +51,9 @@ LOSSES: dict[str, Loss] = {
   'progressive': progressive,
 }
 
-# Those that learn from the run of config.training.init_from.
-OF_TEACHERS = frozenset({'consistency_distillation', 'progressive'})
+# Those that learn from the run of config.training.init_from, and what that has to predict; None:
+# the same.
+OF_TEACHERS = {'consistency_distillation': 'edm', 'progressive': None}
 
 SIMPLE = Factors(weights.simple, time_laws.uniform, distances.l2)
 PRESETS = {

@@ -18,6 +18,7 @@ from ddpm_jax.diffusion import Parameterization, Schedule
 from ddpm_jax.diffusion.parameterization import Denoiser, Network
 from ddpm_jax.diffusion.schedules import parameters
 from ddpm_jax.errors import InputError
+from ddpm_jax.losses import OF_TEACHERS
 from ddpm_jax.training import experiment as experiments
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.denoising import bind_schedule
@@ -172,7 +173,8 @@ def initial_params(experiment: Experiment) -> dict[str, Any] | None:
   """{'network', 'schedule'} averaged, of the run `training.init_from` names; None where unset.
 
   Raises:
-    InputError: that run has no checkpoint, or its parameters have other shapes.
+    InputError: that run has no checkpoint, its parameters have other shapes, or the loss cannot
+      learn from it.
   """
   source = experiment.config.training.init_from
   if source is None:
@@ -182,6 +184,7 @@ def initial_params(experiment: Experiment) -> dict[str, Any] | None:
     _, params = load_params(run.experiment, pathlib.Path(source))
   except InputError as error:
     raise InputError(f'config.training.init_from: {error}') from error
+  check_teacher(experiment.config, run.config)
   here = jax.eval_shape(lambda: experiments.init_params(experiment))
   params, here = ({key: tree[key] for key in ('network', 'schedule')} for tree in (params, here))
   if shapes(params) != shapes(here):
@@ -189,6 +192,27 @@ def initial_params(experiment: Experiment) -> dict[str, Any] | None:
       f'config.training.init_from: the network in {source} has parameters of other names or shapes'
     )
   return jax.tree.map(lambda leaf, want: leaf.astype(want.dtype), params, here)
+
+
+def check_teacher(config: Config, teacher: Config) -> None:
+  """Raises InputError where the loss would learn from a run that means something else by its xt."""
+  name = config.loss.name
+  if name not in OF_TEACHERS:
+    return
+  predicted = OF_TEACHERS[name] or config.parameterization.name
+  ours, theirs = config.parameterization.arguments, teacher.parameterization.arguments
+  same = teacher.parameterization.name == predicted and all(
+    ours.get(key) == theirs.get(key) for key in ('sigma_data', 'noise_label')
+  )
+  for field, agrees, mend in (
+    ('schedule', teacher.schedule == config.schedule, 'the same schedule'),
+    ('parameterization', same, f"'{predicted}' with the same sigma_data and noise_label"),
+  ):
+    if not agrees:
+      raise InputError(
+        f"config.training.init_from: '{name}' learns from a run with config.{field} of {mend}, "
+        f'which that in {config.training.init_from} has not'
+      )
 
 
 def shapes(tree: Any) -> Any:

@@ -85,7 +85,7 @@ def test_a_plug_in_made_of_a_product_keeps_what_its_law_remembers():
   check_training(build(tiny(**settings)))
 
 
-@pytest.mark.parametrize('name', sorted(set(PRESETS) - {'hybrid'} - OF_TEACHERS))
+@pytest.mark.parametrize('name', sorted(set(PRESETS) - {'hybrid'} - set(OF_TEACHERS)))
 def test_every_preset_can_begin(name):
   check_training(build(tiny(**{'loss.name': name})))
 

@@ -177,7 +177,7 @@ def test_the_oracle_is_a_stationary_point_and_a_minimum(name, distance):
     assert np.sign(strength) * slope.mean() > 10 * slope.std() / np.sqrt(slope.size)
 
 
-@pytest.mark.parametrize('loss', sorted(set(PRESETS) - {'simple'} - OF_TEACHERS))
+@pytest.mark.parametrize('loss', sorted(set(PRESETS) - {'simple'} - set(OF_TEACHERS)))
 def test_the_oracle_is_a_stationary_point_of_every_preset(loss):
   problem = make_problem(network=with_head if loss == 'hybrid' else None)
   problem = dataclasses.replace(problem, factors=make_factors(loss))
@@ -192,7 +192,7 @@ def test_the_oracle_is_a_stationary_point_of_every_preset(loss):
 @pytest.mark.parametrize(
   ('loss', 'law'),
   [
-    *((loss, 'uniform') for loss in sorted(set(PRESETS) - OF_TEACHERS)),
+    *((loss, 'uniform') for loss in sorted(set(PRESETS) - set(OF_TEACHERS))),
     *(('simple', law) for law in TIME_LAWS),
   ],
 )

@@ -10,7 +10,7 @@ from ddpm_jax.errors import InputError
 from ddpm_jax.training import generate, load_run
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.experiment import build, new_state
-from ddpm_jax.training.run import initial_params, write_record
+from ddpm_jax.training.run import check_teacher, initial_params, write_record
 
 
 def shifted(tree, by):
@@ -107,3 +107,23 @@ def test_without_init_from_training_begins_from_the_seed():
   assert initial_params(build(tiny())) is None
   one, two, three = (new_state(build(tiny(seed=seed))).params for seed in (0, 0, 1))
   assert same(one, two) and not same(one, three)
+
+
+@pytest.mark.parametrize(
+  ('settings', 'teacher', 'field'),
+  [
+    ({'loss.name': 'simple'}, {'schedule.name': 'linear'}, None),
+    ({'loss.name': 'progressive'}, {}, None),
+    ({'loss.name': 'progressive'}, {'schedule.name': 'linear'}, 'schedule'),
+    ({'loss.name': 'progressive'}, {'schedule.num_steps': 30}, 'schedule'),
+    ({'loss.name': 'progressive'}, {'parameterization.name': 'v'}, 'parameterization'),
+    ({'loss.name': 'consistency_distillation'}, {'parameterization.name': 'edm'}, None),
+    ({'loss.name': 'consistency_distillation'}, {}, 'parameterization'),
+  ],
+)
+def test_a_teacher_is_on_the_same_path_and_says_what_the_loss_reads(settings, teacher, field):
+  config = tiny(**settings, **{'training.init_from': 'there'})
+  if field is None:
+    return check_teacher(config, tiny(**teacher))
+  with pytest.raises(InputError, match=rf'config\.training\.init_from: .*config\.{field} of'):
+    check_teacher(config, tiny(**teacher))
