@@ -1,7 +1,8 @@
-"""Settings of the whole suite: eight simulated devices, strict ranks, one compilation cache."""
+"""Settings of the whole suite: eight simulated devices, strict ranks, one cache, Ctrl-C heard."""
 
 import os
 import pathlib
+import signal
 
 CACHE = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache')
 
@@ -9,6 +10,9 @@ CACHE = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(CACHE / 'ddpm_jax' / 'tests'))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+
+# What a script starts in the background ignores Ctrl-C, and so would the programs a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
