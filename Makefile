@@ -27,7 +27,7 @@ test: $(ready)  ## the quick suite
 test-slow: $(ready)  ## what takes over a minute by itself
 	@$(python) -m pytest -m slow
 
-figures: $(ready)  ## draw the figures of docs/mathematics.md
+figures: $(ready)  ## draw the figures of docs/mathematics.md and docs/losses.md
 	@$(python) -m experiments.figures
 
 lint: $(ready)  ## ruff and the type checker

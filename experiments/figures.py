@@ -1,4 +1,4 @@
-"""Draws the figures of docs/mathematics.md from the oracles, where all is in closed form.
+"""Draws the figures of docs/mathematics.md and docs/losses.md, where all is in closed form.
 
 python -m experiments.figures
 """
@@ -20,12 +20,14 @@ from ddpm_jax.diffusion.bound import bound_term
 from ddpm_jax.diffusion.information import on_grid
 from ddpm_jax.diffusion.langevin import State, annealed, run, ula
 from ddpm_jax.diffusion.oracle import GaussianData, GaussianMixture, fractal
+from ddpm_jax.losses import WEIGHTS
 from ddpm_jax.samplers import ancestral, ddim, sample
 from experiments import cli
 
 FOLDER = flags.DEFINE_string('folder', 'docs/images', 'Where the pictures go.')
 
 PATH = schedules.cosine_log_snr(log_snr_min=-7.0, log_snr_max=9.0)
+WIDE = schedules.cosine_log_snr()
 LINE = GaussianMixture(
   np.array([0.3, 0.5, 0.2]), np.array([[-1.4], [0.1], [1.5]]), np.full((3, 1, 1), 0.02)
 )
@@ -181,6 +183,26 @@ def information() -> Figure:
   return figure
 
 
+def weights() -> Figure:
+  """The weights of eps' squared error, and where under cosine's times they leave a loss."""
+  log_snr = np.linspace(-9, 9, 400)
+  times = jax.vmap(WIDE.time)(jnp.asarray(log_snr))
+  density = 1 / (2 * np.pi * jnp.cosh(log_snr / 2))  # of log-SNR, times being uniform
+  least = jax.nn.sigmoid(log_snr)  # the variance of eps given xt, for data N(0, 1)
+  figure, (levels, shares) = panels(2, width=11.0, height=4.2)
+  for number, (name, weight) in enumerate(WEIGHTS.items()):
+    if name in ('snr', 'output'):  # simple's second name; what is predicted decides
+      continue
+    w = jax.vmap(weight, (None, 0))(WIDE, times)
+    style = {'color': f'C{number % 10}', 'ls': '-' if number < 10 else '--', 'label': name}
+    levels.semilogy(log_snr, w, **style)
+    shares.plot(log_snr, density * w * least / jnp.max(density * w * least), **style)
+  levels.set(xlabel='log-SNR', ylabel='weight', ylim=(1e-3, 1e5), title='Weight')
+  shares.set(xlabel='log-SNR', ylabel='relative to its largest', title='Least loss of data N(0, 1)')
+  figure.legend(*levels.get_legend_handles_labels(), loc='outside right upper')
+  return figure
+
+
 FIGURES: dict[str, Callable[[], Figure]] = {
   'forward_marginals': forward_marginals,
   'posterior': posterior,
@@ -189,6 +211,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
   'langevin': langevin,
   'paths': paths,
   'information': information,
+  'weights': weights,
 }
 
 

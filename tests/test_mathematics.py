@@ -105,7 +105,8 @@ def test_every_named_function_and_test_exists(page):
 def test_every_picture_exists_and_is_drawn_here(page):
   from experiments.figures import FIGURES
 
-  pictures = re.findall(r'!\[[^\]]+\]\(images/(\w+)\.png\)', page)
+  pages = page + (PAGE.parent / 'losses.md').read_text()
+  pictures = re.findall(r'!\[[^\]]+\]\(images/(\w+)\.png\)', pages)
   assert sorted(pictures) == sorted(FIGURES)
   for name in pictures:
     assert (PAGE.parent / 'images' / f'{name}.png').stat().st_size > 10_000

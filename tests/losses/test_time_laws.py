@@ -83,6 +83,33 @@ def test_stratified_shrinks_the_variance_by_the_batch_squared():
   np.testing.assert_allclose(variance('uniform') / variance('stratified'), 16**2, rtol=0.1)
 
 
+def variance_of_the_mean_square(law, batch_size):
+  """Var[mean of u²], u in [0, 1]. Of (i + v)/B, v uniform: Var[v² + 2 i v] = 4/45 + (i² + i)/3."""
+  i, square = np.arange(batch_size), 4 / 45
+  return {
+    'uniform': square / batch_size,
+    # Of a pair u² + (1 - u)², which is 1/2 + 2 (u - 1/2)².
+    'antithetic': 1 / 90 / batch_size,
+    'stratified': np.sum(square + (i**2 + i) / 3) / batch_size**6,
+    # All with one v: Var[B v² + B (B - 1) v].
+    'low_discrepancy': (square + (batch_size**2 - 1) / 12) / batch_size**4,
+  }[law]
+
+
+@pytest.mark.parametrize('law', ['uniform', 'antithetic', 'stratified', 'low_discrepancy'])
+def test_a_laws_variance_is_its_closed_form(law):
+  batch_size, path = 16, types.SimpleNamespace(t_min=0.0, t_max=1.0)
+
+  def mean_square(step):
+    index = jnp.arange(batch_size)
+    t, _ = TIME_LAWS[law](step_key(0, step), index, batch_size, path, ())
+    return jnp.mean(t**2)
+
+  found = np.var(np.asarray(jax.jit(jax.vmap(mean_square))(jnp.arange(4000)), np.float64))
+  # A variance of 4000 draws has a relative error of about sqrt(2 / 4000) = 2 %.
+  np.testing.assert_allclose(found, variance_of_the_mean_square(law, batch_size), rtol=0.12)
+
+
 @pytest.mark.parametrize('law', TIME_LAWS)
 def test_times_depend_on_step_and_index_and_not_on_the_layout(law):
   together = times(law, range(8), 8, num_steps=1000)[0]
