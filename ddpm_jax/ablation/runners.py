@@ -19,6 +19,8 @@ import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax
+
 from ddpm_jax.ablation.cell import run_cell
 from ddpm_jax.ablation.plan import Cell, Plan
 from ddpm_jax.errors import InputError, Interrupted
@@ -54,6 +56,7 @@ def here(plan: Plan, cells: Sequence[Cell]) -> Generator[Outcome]:
       except Exception as failure:
         traceback.print_exc()
         error = ' '.join(f'{type(failure).__name__}: {failure}'.split())[:200]
+    jax.clear_caches()  # a few dozen cells' programs are more memory maps than Linux allows
     yield Outcome(cell, time.monotonic() - start, error)
 
 
