@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -316,6 +317,8 @@ def check_training(experiment: Experiment) -> None:
     raise
   except ValueError as error:
     raise InputError(f'config.loss.name: {error}') from error
+  if config.loss.noise_law:
+    check_noise_law(experiment)
   if config.loss.name not in LOSSES:
     check_plug_in(experiment, state)
 
@@ -353,25 +356,43 @@ def check_estimates(config: Config, law: Any) -> None:
 
 def check_plug_in(experiment: Experiment, state: TrainState) -> None:
   """Raises InputError where a loss from elsewhere does not return what a loss returns."""
-  size, name = experiment.problem.batch_size, experiment.config.loss.name
-  shape = experiment.dataset.image_shape
-  batch = {'image': jax.ShapeDtypeStruct((size, *shape), jnp.float32)}
-  batch |= {key: jax.ShapeDtypeStruct((size,), jnp.int32) for key in ('label', 'index')}
 
-  def run(state: TrainState, batch: dict[str, Array]) -> Any:
-    key = step_key(0, 0)
-    keys = Keys(key, example_keys(key, batch['index']))
+  def run(state: TrainState, batch: dict[str, Array], keys: Keys) -> Any:
     return experiment.loss(experiment.problem, state.params, state.loss_state, batch, keys)
 
+  where = f"config.loss.name: '{experiment.config.loss.name}'"
+  output = traced(where, run, state, *batch_and_keys(experiment))
+  size = experiment.problem.batch_size
+  if not isinstance(output, LossOutput) or getattr(output.values, 'shape', None) != (size,):
+    raise InputError(f'{where} does not return LossOutput(values (B,), metrics, state)')
+
+
+def check_noise_law(experiment: Experiment) -> None:
+  """Raises InputError where a law of the noise does not return two noises like the images."""
+  problem, (batch, keys) = experiment.problem, batch_and_keys(experiment)
+  where = f"config.loss.noise_law: '{experiment.config.loss.noise_law}'"
+  found = traced(where, functools.partial(problem.factors.noise_law, problem), batch, keys)
+  shapes = [getattr(noise, 'shape', None) for noise in jax.tree.leaves(found)]
+  if shapes != [batch['image'].shape] * 2:
+    raise InputError(f"{where} does not return (eps, shown), both like batch['image']")
+
+
+def traced(where: str, function: Callable, *args: Any) -> Any:
+  """What a function of these shapes returns; InputError naming the place where it raises."""
   try:
-    output = jax.eval_shape(run, state, batch)
+    return jax.eval_shape(function, *args)
   except Exception as error:
     line = str(error).strip().split('\n')[0]
-    raise InputError(f"config.loss.name: '{name}': {type(error).__name__}: {line}") from error
-  if not isinstance(output, LossOutput) or getattr(output.values, 'shape', None) != (size,):
-    raise InputError(
-      f"config.loss.name: '{name}' does not return LossOutput(values (B,), metrics, state)"
-    )
+    raise InputError(f'{where}: {type(error).__name__}: {line}') from error
+
+
+def batch_and_keys(experiment: Experiment) -> tuple[dict[str, Any], Keys]:
+  """The shapes of what a loss is given in training."""
+  size, shape = experiment.problem.batch_size, experiment.dataset.image_shape
+  batch = {'image': jax.ShapeDtypeStruct((size, *shape), jnp.float32)}
+  batch |= {key: jax.ShapeDtypeStruct((size,), jnp.int32) for key in ('label', 'index')}
+  key = step_key(0, 0)
+  return batch, Keys(key, example_keys(key, jnp.arange(size)))
 
 
 def check_augmented(config: Config, module: nn.Module) -> None:

@@ -31,6 +31,10 @@ def law(step_key, index, batch_size, schedule, state):
 def distance(difference):
   return jnp.abs(difference) ** 1.5
 
+def noise(problem, batch, keys):
+  eps = jnp.zeros_like(batch['image'])
+  return eps, eps
+
 def sampler():
   return ddim()
 
@@ -39,6 +43,9 @@ def short(schedule):
 
 def negative(schedule, t):
   return -1.0
+
+def no_eps(problem, batch, keys):
+  return batch['image']
 
 def no_output(problem, params, state, batch, keys):
   return 1.0
@@ -68,6 +75,7 @@ def test_the_pages_example_is_short_and_trains(tmp_path):
     'schedule.num_steps': None,
     'loss.time_law': 'others:law',
     'loss.distance': 'others:distance',
+    'loss.noise_law': 'others:noise',
     'sampler.name': 'others:sampler',
     'training.num_steps': 2,
   }
@@ -106,6 +114,8 @@ def test_importance_and_uncertainty_train(tmp_path):
     ({'loss.name': 'others:no_output'}, 'does not return LossOutput'),
     ({'loss.weight': 'others:short'}, "config.loss.weight: 'others:short' cannot be used"),
     ({'loss.weight': 'others:negative'}, "config.loss.weight: 'others:negative' gives"),
+    ({'loss.noise_law': 'others:no_eps'}, "config.loss.noise_law: 'others:no_eps' does not return"),
+    ({'loss.noise_law': 'others:short'}, "config.loss.noise_law: 'others:short': TypeError"),
     ({'loss.weight': 'min_snr(gamma=-1)'}, 'config.loss.weight'),
     ({'loss.time_law': 'importance(floor=2)'}, 'config.loss.time_law'),
     ({'loss.distance': 'others:law'}, "config.loss.distance: 'others:law' cannot be used"),
