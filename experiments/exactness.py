@@ -126,6 +126,7 @@ def main() -> None:
     mark = ' (another optimum)' if name in OTHER_OPTIMUM else ''
     table.add_row(name, f'{excess:.4f}{mark}', f'{distance:.4f}')
     rich.print(f'{name}: {excess:.4f}{mark}, {distance:.4f}')
+    jax.clear_caches()  # all rows' programs are more memory maps than Linux allows
   rich.print(table)
 
 
