@@ -40,7 +40,6 @@ WIDE: Settings = {
   'schedule.sigma_min': 0.002,
   'schedule.sigma_max': 80.0,
   'parameterization.name': 'edm',
-  'loss.weight': 'output',
 }
 CONSISTENCY: Settings = WIDE | {
   'parameterization.name': 'consistency',
@@ -56,7 +55,7 @@ FLOW: Settings = {
 NEEDS: dict[str, Settings] = {
   'flow_matching': FLOW,
   'transport': FLOW | {'dataset.batch_size': 64},  # cubic in the batch
-  'edm teacher': WIDE,
+  'edm teacher': WIDE | {'loss.weight': 'output'},
   'consistency_training': CONSISTENCY | {'loss.double_every': 500, 'loss.last_steps': 160},
   'consistency_distillation': CONSISTENCY | {'training.init_from': 'edm teacher'},
   'progressive': {'training.init_from': 'simple', 'sampler.num_steps': 8},

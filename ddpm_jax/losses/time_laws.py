@@ -10,6 +10,8 @@ The others draw log-SNR by a density of their own, and define the objective unle
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -229,6 +231,44 @@ def drawn(
   return t, (last - first) / jax.vmap(lambda t: density_of_share(law, schedule, t))(t)
 
 
+def of_log_snr(law: Callable[..., LogSNRLaw]) -> TimeLaw:
+  """Decorator: the law of t that a law of log-SNR, (schedule, **options) -> LogSNRLaw, makes.
+
+  It takes the same options, and `estimate`: whether to correct for the density, so as to estimate
+  the mean over uniform times. Without, the law defines the objective.
+  """
+
+  def time_law(
+    step_key: Array,
+    index: Array,
+    batch_size: int,
+    schedule: Schedule,
+    state: Any,
+    *,
+    estimate: bool = False,
+    **options: float,
+  ) -> tuple[Array, Array]:
+    del batch_size, state
+    return drawn(law(schedule, **options), step_key, index, schedule, estimate)
+
+  *common, estimate, _ = inspect.signature(time_law).parameters.values()
+  _, *options = inspect.signature(law).parameters.values()
+  found: Any = functools.update_wrapper(time_law, law)
+  found.__signature__ = inspect.Signature([*common, *options, estimate])
+  found.log_snr_law = law
+  return found
+
+
+def mass_within(law: TimeLaw, schedule: Schedule) -> float:
+  """The share of a law of log-SNR that the schedule's range holds; 1 for laws of t itself."""
+  function, options = getattr(law, 'func', law), dict(getattr(law, 'keywords', {}))
+  options.pop('estimate', None)
+  if not hasattr(function, 'log_snr_law'):
+    return 1.0
+  low, high = (function.log_snr_law(schedule, **options).cdf(x) for x in reach(schedule))
+  return float(high - low)
+
+
 def reach(schedule: Schedule) -> tuple[Array, Array]:
   """The lowest log-SNR and the highest, the former no lower than LOWEST."""
   low, high = schedule.log_snr(schedule.t_max), schedule.log_snr(schedule.t_min)
@@ -249,100 +289,55 @@ def density_of_share(law: LogSNRLaw, schedule: Schedule, t: Array) -> Array:
   return jax.grad(law.cdf)(log_snr) * -rate * (schedule.t_max - schedule.t_min)
 
 
-def log_normal(
-  step_key: Array,
-  index: Array,
-  batch_size: int,
-  schedule: Schedule,
-  state: Any,
-  *,
-  mean: float = -1.2,
-  std: float = 1.2,
-  estimate: bool = False,
-) -> tuple[Array, Array]:
+@of_log_snr
+def log_normal(schedule: Schedule, *, mean: float = -1.2, std: float = 1.2) -> LogSNRLaw:
   """log(sigma / alpha) ~ N(mean, std²).
 
   Reference: Karras et al. 2022, https://arxiv.org/abs/2206.00364, table 1.
   """
-  del batch_size, state
-  return drawn(normal(-2 * mean, 2 * std), step_key, index, schedule, estimate)
+  del schedule
+  return normal(-2 * mean, 2 * std)
 
 
-def logit_normal(
-  step_key: Array,
-  index: Array,
-  batch_size: int,
-  schedule: Schedule,
-  state: Any,
-  *,
-  mean: float = 0.0,
-  std: float = 1.0,
-  estimate: bool = False,
-) -> tuple[Array, Array]:
+@of_log_snr
+def logit_normal(schedule: Schedule, *, mean: float = 0.0, std: float = 1.0) -> LogSNRLaw:
   """logit(u) ~ N(mean, std²), u = sigma / (alpha + sigma): the time on the path `flow`.
 
   As logit(u) = log(sigma / alpha), it is `log_normal` with other defaults.
   Reference: Esser et al. 2024, https://arxiv.org/abs/2403.03206, section 3.
   """
-  del batch_size, state
-  return drawn(normal(-2 * mean, 2 * std), step_key, index, schedule, estimate)
+  del schedule
+  return normal(-2 * mean, 2 * std)
 
 
-def cosine(
-  step_key: Array,
-  index: Array,
-  batch_size: int,
-  schedule: Schedule,
-  state: Any,
-  *,
-  mean: float = 0.0,
-  estimate: bool = False,
-) -> tuple[Array, Array]:
+@of_log_snr
+def cosine(schedule: Schedule, *, mean: float = 0.0) -> LogSNRLaw:
   """log_snr = mean - 2 log tan(πu / 2), u uniform: the cosine schedule's, on any path.
 
   Reference: Nichol and Dhariwal 2021, https://arxiv.org/abs/2102.09672, equation 17, without its
   offset.
   """
-  del batch_size, state
-  law = LogSNRLaw(
+  del schedule
+  return LogSNRLaw(
     lambda x: 1 - 2 / math.pi * jnp.arctan(jnp.exp((mean - x) / 2)),
     lambda u: mean - 2 * jnp.log(jnp.tan(math.pi / 2 * (1 - u))),
   )
-  return drawn(law, step_key, index, schedule, estimate)
 
 
-def log_snr(
-  step_key: Array,
-  index: Array,
-  batch_size: int,
-  schedule: Schedule,
-  state: Any,
-  *,
-  estimate: bool = False,
-) -> tuple[Array, Array]:
+@of_log_snr
+def log_snr(schedule: Schedule) -> LogSNRLaw:
   """Log-SNR is uniform over the schedule's range, from -20 where it ends at zero SNR."""
-  del batch_size, state
   low, high = reach(schedule)
-  law = LogSNRLaw(lambda x: (x - low) / (high - low), lambda u: low + u * (high - low))
-  return drawn(law, step_key, index, schedule, estimate)
+  return LogSNRLaw(lambda x: (x - low) / (high - low), lambda u: low + u * (high - low))
 
 
-def laplace(
-  step_key: Array,
-  index: Array,
-  batch_size: int,
-  schedule: Schedule,
-  state: Any,
-  *,
-  mean: float = 0.0,
-  scale: float = 0.5,
-  estimate: bool = False,
-) -> tuple[Array, Array]:
+@of_log_snr
+def laplace(schedule: Schedule, *, mean: float = 0.0, scale: float = 0.5) -> LogSNRLaw:
   """log_snr has the density exp(-|log_snr - mean| / scale) / (2 scale).
 
   Reference: Hang et al. 2024, https://arxiv.org/abs/2407.03297.
   """
-  del batch_size, state
+  del schedule
 
   def cdf(x: Array) -> Array:
     half = jnp.exp(-jnp.abs(x - mean) / scale) / 2
@@ -352,7 +347,7 @@ def laplace(
     away = scale * -jnp.log(2 * jnp.minimum(u, 1 - u))
     return mean + jnp.where(u < 0.5, -away, away)
 
-  return drawn(LogSNRLaw(cdf, quantile), step_key, index, schedule, estimate)
+  return LogSNRLaw(cdf, quantile)
 
 
 def normal(mean: float, std: float) -> LogSNRLaw:

@@ -39,7 +39,7 @@ from ddpm_jax.losses import (
   start,
   trained_variance,
 )
-from ddpm_jax.losses.time_laws import memory, time_of
+from ddpm_jax.losses.time_laws import mass_within, memory, reach, time_of
 from ddpm_jax.samplers import SAMPLERS, SOLVERS, Sampler, Solver
 from ddpm_jax.training import autoencoding, denoising, optimizers
 from ddpm_jax.training.denoising import denoiser
@@ -186,6 +186,8 @@ def build(config: Config, dataset: data.Dataset | None = None) -> Experiment:
   )
 
 
+# A law of log-SNR keeps to the schedule's range; with less of it there it is another law.
+LEAST_MASS = 0.5
 # What a schedule answers: see `diffusion.protocol.Schedule`.
 ANSWERS = ('t_min', 't_max', 'alpha', 'sigma', 'log_snr', 'time', 'network_time')
 CHANGES = {'zero_terminal_snr': zero_terminal_snr, 'continuous': interpolate}
@@ -289,6 +291,13 @@ def check_factors(config: Config, problem: Problem) -> None:
       raise InputError(f'{where} cannot be used: {error}') from error
     if values.ndim != 1 or not (np.isfinite(values) & (values >= 0)).all():
       raise InputError(f'{where} gives {values}, which are not all finite, positive and scalar')
+  mass = mass_within(factors.time_law, schedule)
+  if mass < LEAST_MASS:
+    low, high = (float(level) for level in reach(schedule))
+    raise InputError(
+      f'config.loss.time_law: only {mass:.1%} of its log-SNRs are within the '
+      f"schedule's, {low:.1f} to {high:.1f}; move the law or widen the schedule"
+    )
 
 
 def check_variance(config: Config, module: nn.Module) -> None:

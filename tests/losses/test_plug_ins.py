@@ -118,6 +118,11 @@ def test_importance_and_uncertainty_train(tmp_path):
     ({'loss.noise_law': 'others:short'}, "config.loss.noise_law: 'others:short': TypeError"),
     ({'loss.weight': 'min_snr(gamma=-1)'}, 'config.loss.weight'),
     ({'loss.time_law': 'importance(floor=2)'}, 'config.loss.time_law'),
+    (
+      {'loss.time_law': 'log_normal(mean=9)'},
+      # They are N(-18, 2.4²), and the schedule's end at -12: 1 - Φ(2.5).
+      "config.loss.time_law: only 0.6% of its log-SNRs are within the schedule's",
+    ),
     ({'loss.distance': 'others:law'}, "config.loss.distance: 'others:law' cannot be used"),
     (
       {'loss.name': 'variational', 'loss.weight': 'simple'},
