@@ -60,6 +60,11 @@ NEEDS: dict[str, Settings] = {
   'consistency_distillation': CONSISTENCY | {'training.init_from': 'edm teacher'},
   'progressive': {'training.init_from': 'simple', 'sampler.num_steps': 8},
   'self_condition': {'model.self_condition': True},
+  'hybrid': {
+    'model.learn_variance': True,
+    'sampler.name': 'ancestral',
+    'sampler.variance': 'fraction',
+  },
 }
 # Not of E[x0 | xt]: other distances, other noise than the schedule's, a sampler's own step.
 OTHER_OPTIMUM = {'l1', 'huber', 'pseudo_huber', 'offset', 'perturbed', 'transport', 'progressive'}

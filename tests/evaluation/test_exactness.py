@@ -11,7 +11,8 @@ from ddpm_jax.diffusion.oracle import GaussianMixture
 from ddpm_jax.evaluation import exactness
 from ddpm_jax.keys import example_keys
 from ddpm_jax.samplers.solvers import solve, tsit5
-from ddpm_jax.training import load_run, train
+from ddpm_jax.training import build, load_run, train
+from ddpm_jax.training.experiment import check_training
 
 COUNT = 2000
 
@@ -72,6 +73,13 @@ def test_sliced_wasserstein_is_a_shift_times_the_mean_cosine():
   assert exactness.sliced_wasserstein(x, x[::-1]) == 0
   found = exactness.sliced_wasserstein(x, x + np.array([0.3, 0.0]), directions=64)
   np.testing.assert_allclose(found, 0.3 * 2 / np.pi, rtol=1e-3)
+
+
+def test_every_row_of_the_table_can_begin(tmp_path):
+  from experiments import exactness as table  # it defines flags
+
+  for settings in table.variants().values():
+    check_training(build(table.make_config(settings, tmp_path, 400)))
 
 
 @pytest.mark.slow
