@@ -5,13 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import digits, mixture
 from ddpm_jax.data.mixture import COVARIANCES, MEANS, WEIGHTS
 from ddpm_jax.diffusion import Denoised, schedules
 from ddpm_jax.diffusion.oracle import GaussianMixture
 from ddpm_jax.evaluation import exactness
 from ddpm_jax.keys import example_keys
 from ddpm_jax.samplers.solvers import solve, tsit5
-from ddpm_jax.training import build, load_run, train
+from ddpm_jax.training import build
 from ddpm_jax.training.experiment import check_training
 
 COUNT = 2000
@@ -75,11 +76,12 @@ def test_sliced_wasserstein_is_a_shift_times_the_mean_cosine():
   np.testing.assert_allclose(found, 0.3 * 2 / np.pi, rtol=1e-3)
 
 
-def test_every_row_of_the_table_can_begin(tmp_path):
+@pytest.mark.parametrize('config', [digits.get_config, mixture.get_config])
+def test_every_row_of_the_table_can_begin(config, tmp_path):
   from experiments import exactness as table  # it defines flags
 
   for settings in table.variants().values():
-    check_training(build(table.make_config(settings, tmp_path, 400)))
+    check_training(build(table.make_config(config(), settings, tmp_path, 400)))
 
 
 @pytest.mark.slow
@@ -88,8 +90,8 @@ def test_every_variant_trains_to_near_the_exact_denoiser(tmp_path):
 
   # A tenth of the config's steps; what says the mean of the data has an excess above ten.
   for name, settings in table.variants().items():
-    train(table.make_config(settings, tmp_path, 400), tmp_path / name)
-    excess, distance = table.judged(load_run(tmp_path / name))
+    run = table.trained(mixture.get_config(), settings, tmp_path, name, 400)
+    excess, distance = table.judged(run)
     assert np.isfinite(distance), name
     assert excess < 1 or name in table.OTHER_OPTIMUM, name
 
