@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import math
 import pathlib
+import textwrap
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,6 +20,8 @@ from ddpm_jax.training import metrics
 # Okabe and Ito's colors, which the color-blind tell apart; their black would vanish in the dark.
 COLORS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#8c6bb1', '#9a8f45')
 MARKERS = 'osD^vP*X'
+STYLES = ('-', '--', ':', '-.')  # of the first eight variants, the next eight, …
+FEW = 5  # names that a legend inside the axes holds
 CURVES = {
   'heldout/eps_mse': 'held-out error of eps',
   'heldout/loss': 'held-out loss',
@@ -67,7 +70,8 @@ def curve_panels(plan: Plan) -> list[Panel]:
       for cell, found in rows
     ]
     if any(points for _, points in lines):
-      panels.append(Panel(f'curves_{len(panels)}', title, curves(plan.labels, lines)))
+      draw, height = curves(plan.labels, lines), 2.8 + legend_height(len(plan.labels))
+      panels.append(Panel(f'curves_{len(panels)}', title, draw, height))
   return panels
 
 
@@ -77,7 +81,8 @@ def level_panels(figures: Sequence[Figure]) -> list[Panel]:
   if not found or len(found[0].rows) < 2:
     return []
   baseline = found[0].rows[found[0].baseline].label
-  return [Panel('levels', f'error of eps, relative to {baseline}', ratios(found))]
+  title, height = f'error of eps, relative to {baseline}', 2.8 + legend_height(len(found[0].rows))
+  return [Panel('levels', title, ratios(found), height)]
 
 
 def bars(figure: Figure) -> Draw:
@@ -92,7 +97,7 @@ def bars(figure: Figure) -> Draw:
         axes.errorbar(row.mean.mean, place, xerr=error, color=theme.ink, capsize=3, linewidth=1)
       values = [value for value in row.seeds.values() if math.isfinite(value)]
       axes.plot(values, [place] * len(values), 'o', color=color, markersize=3.5)
-    axes.set_yticks(range(len(figure.rows)), [row.label for row in figure.rows])
+    axes.set_yticks(range(len(figure.rows)), [wrapped(row.label) for row in figure.rows])
     axes.invert_yaxis()
     axes.grid(axis='y', visible=False)
 
@@ -107,12 +112,12 @@ def curves(labels: list[str], lines: list[tuple[int, list[tuple[float, float]]]]
     named: set[int] = set()
     for variant, points in lines:
       if points:
-        label = None if variant in named else labels[variant]
+        label = None if variant in named else wrapped(labels[variant])
         named.add(variant)
-        color = COLORS[variant % len(COLORS)]
-        axes.plot(*zip(*points, strict=True), color=color, linewidth=1, alpha=0.8, label=label)
+        style = {**line_style(variant), 'linewidth': 1, 'alpha': 0.8, 'label': label}
+        axes.plot(*zip(*points, strict=True), **style)
     positive = all(value > 0 for _, points in lines for _, value in points)
-    axes.set(xlabel='step', yscale='log' if positive else 'linear')
+    axes.set(xlabel='step', yscale='log' if positive else 'symlog')
 
   return draw
 
@@ -131,12 +136,28 @@ def ratios(figures: Sequence[Figure]) -> Draw:
         for figure in figures
       ]
       x, middle, low, high = np.array(points).T
-      style = {'color': COLORS[place % len(COLORS)], 'label': row.label}
+      style: dict[str, Any] = {**line_style(place), 'label': wrapped(row.label)}
       axes.plot(x, middle, marker=MARKERS[place % len(MARKERS)], markersize=3.5, **style)
       axes.fill_between(x, low, high, color=style['color'], alpha=0.15, linewidth=0)
-    axes.set(xlabel='log-SNR (left: noise, right: data)')
+    axes.set(xlabel='log-SNR (left: noise, right: data)', yscale='log')
 
   return draw
+
+
+def line_style(variant: int) -> dict[str, Any]:
+  """A color of the eight, and another line for every eight variants."""
+  row, column = divmod(variant, len(COLORS))
+  return {'color': COLORS[column], 'linestyle': STYLES[row % len(STYLES)]}
+
+
+def wrapped(label: str) -> str:
+  """A long label in lines."""
+  return textwrap.fill(label, 30)
+
+
+def legend_height(count: int) -> float:
+  """Inches of a legend in two columns below the axes; 0 where it fits inside."""
+  return 0.2 * math.ceil(count / 2) + 0.3 if count > FEW else 0.0
 
 
 def center(name: str) -> float:
@@ -164,8 +185,10 @@ def render(panels: Sequence[Panel], theme: Theme, width: float = 4.3) -> bytes:
     panel.draw(axes, theme)
     if not alone:
       axes.set_title(panel.title, loc='left', fontsize=9, color=theme.ink)
-    if axes.get_legend_handles_labels()[1]:
-      axes.legend(fontsize=7, frameon=False, labelcolor=theme.ink)
+    if names := axes.get_legend_handles_labels()[1]:
+      below = {'loc': 'upper center', 'bbox_to_anchor': (0.5, -0.2), 'ncols': 2}
+      place = below if len(names) > FEW else {}
+      axes.legend(fontsize=7, frameon=False, labelcolor=theme.ink, **place)
   file = io.BytesIO()
   canvas.savefig(file, format='png', dpi=160, metadata={'Software': None})
   return file.getvalue()
