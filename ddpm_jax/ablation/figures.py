@@ -114,8 +114,8 @@ def curves(labels: list[str], lines: list[tuple[int, list[tuple[float, float]]]]
       if points:
         label = None if variant in named else wrapped(labels[variant])
         named.add(variant)
-        style = {**line_style(variant), 'linewidth': 1, 'alpha': 0.8, 'label': label}
-        axes.plot(*zip(*points, strict=True), **style)
+        style: dict[str, Any] = {**line_style(variant), 'alpha': 0.8, 'label': label}
+        axes.plot(*zip(*points, strict=True), linewidth=1, **style)
     positive = all(value > 0 for _, points in lines for _, value in points)
     axes.set(xlabel='step', yscale='log' if positive else 'symlog')
 
@@ -187,8 +187,8 @@ def render(panels: Sequence[Panel], theme: Theme, width: float = 4.3) -> bytes:
       axes.set_title(panel.title, loc='left', fontsize=9, color=theme.ink)
     if names := axes.get_legend_handles_labels()[1]:
       below = {'loc': 'upper center', 'bbox_to_anchor': (0.5, -0.2), 'ncols': 2}
-      place = below if len(names) > FEW else {}
-      axes.legend(fontsize=7, frameon=False, labelcolor=theme.ink, **place)
+      spot: dict[str, Any] = below if len(names) > FEW else {}
+      axes.legend(fontsize=7, frameon=False, handlelength=3, labelcolor=theme.ink, **spot)
   file = io.BytesIO()
   canvas.savefig(file, format='png', dpi=160, metadata={'Software': None})
   return file.getvalue()
