@@ -14,6 +14,7 @@ from ddpm_jax.keys import example_keys
 from ddpm_jax.samplers.solvers import solve, tsit5
 from ddpm_jax.training import build
 from ddpm_jax.training.experiment import check_training
+from experiments import exactness_rows as table
 
 COUNT = 2000
 
@@ -78,16 +79,12 @@ def test_sliced_wasserstein_is_a_shift_times_the_mean_cosine():
 
 @pytest.mark.parametrize('config', [digits.get_config, mixture.get_config])
 def test_every_row_of_the_table_can_begin(config, tmp_path):
-  from experiments import exactness as table  # it defines flags
-
   for settings in table.variants().values():
     check_training(build(table.make_config(config(), settings, tmp_path, 400)))
 
 
 @pytest.mark.slow
 def test_every_variant_trains_to_near_the_exact_denoiser(tmp_path):
-  from experiments import exactness as table  # it defines flags
-
   # A tenth of the config's steps; what says the mean of the data has an excess above ten.
   for name, settings in table.variants().items():
     run = table.trained(mixture.get_config(), settings, tmp_path, name, 400)

@@ -1,0 +1,120 @@
+"""The rows of `experiments.exactness`: their settings, their training, how they are judged."""
+
+import dataclasses
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from ddpm_jax import data
+from ddpm_jax.config import Config, from_config_dict
+from ddpm_jax.diffusion import PARAMETERIZATIONS
+from ddpm_jax.evaluation import exactness
+from ddpm_jax.evaluation.noise_levels import make_bin_errors
+from ddpm_jax.keys import example_keys
+from ddpm_jax.losses import FACTORS, LOSSES, PRESETS
+from ddpm_jax.training import Run, generate, load_run, train
+from ddpm_jax.training.autoencoding import LOSSES as OF_AUTOENCODERS
+
+COUNT = 4096
+
+Settings = dict[str, object]
+# Even in log sigma, from the level at which a consistency function begins.
+WIDE: Settings = {
+  'schedule.name': 've',
+  'schedule.sigma_min': 0.002,
+  'schedule.sigma_max': 80.0,
+  'parameterization.name': 'edm',
+}
+CONSISTENCY: Settings = WIDE | {
+  'parameterization.name': 'consistency',
+  'sampler.name': 'consistency',
+  'sampler.num_steps': 2,
+}
+FLOW: Settings = {
+  'schedule.name': 'flow',
+  'parameterization.name': 'flow',
+  'loss.name': 'flow_matching',
+}
+# What a row needs beyond its own name; a teacher is another row's run.
+NEEDS: dict[str, Settings] = {
+  'flow_matching': FLOW,
+  'transport': FLOW | {'dataset.batch_size': 64},  # cubic in the batch
+  'edm teacher': WIDE | {'loss.weight': 'output'},
+  'consistency_training': CONSISTENCY | {'loss.double_every': 500, 'loss.last_steps': 160},
+  'consistency_distillation': CONSISTENCY | {'training.init_from': 'edm teacher'},
+  'progressive': {'training.init_from': 'simple', 'sampler.num_steps': 8},
+  'self_condition': {'model.self_condition': True},
+  'hybrid': {
+    'model.learn_variance': True,
+    'sampler.name': 'ancestral',
+    'sampler.variance': 'fraction',
+  },
+}
+# Not of E[x0 | xt]: other distances, other noise than the schedule's, a sampler's own step.
+OTHER_OPTIMUM = {'l1', 'huber', 'pseudo_huber', 'offset', 'perturbed', 'transport', 'progressive'}
+
+
+def variants() -> dict[str, Settings]:
+  """The settings of each row; teachers come first."""
+  rows: dict[str, Settings] = {'simple': {}, 'edm teacher': {}, 'self_condition': {}}
+  for name in sorted(set(LOSSES) - OF_AUTOENCODERS):
+    rows[name] = {'loss.name': name}
+  for factor, table in FACTORS.items():
+    for name, function in table.items():
+      if function not in PRESETS['simple']:
+        rows.setdefault(name, {f'loss.{factor}': name})
+  for name in PARAMETERIZATIONS:
+    rows[f'predicts {name}'] = {'parameterization.name': name}
+  return {name: settings | NEEDS.get(name, {}) for name, settings in rows.items()}
+
+
+def make_config(
+  tree: ConfigDict, settings: Settings, workdir: pathlib.Path, num_steps: int
+) -> Config:
+  """The config with these settings; a teacher is another run in the folder."""
+  settings = {'training.num_steps': num_steps, **settings}
+  if 'training.init_from' in settings:
+    settings['training.init_from'] = str(workdir / str(settings['training.init_from']))
+  for place, value in settings.items():
+    group, name = place.split('.')
+    with tree[group].unlocked():
+      tree[group][name] = value
+  return from_config_dict(tree, settings)
+
+
+def trained(
+  tree: ConfigDict, settings: Settings, workdir: pathlib.Path, name: str, num_steps: int
+) -> Run:
+  """The run of that name, trained as far as it was not."""
+  train(make_config(tree, settings, workdir, num_steps), workdir / name)
+  return load_run(workdir / name)
+
+
+def judged(run: Run) -> tuple[float, float]:
+  """The excess error of x0, a mean over levels, and the samples' distance from the data."""
+  x0 = data.scale(run.config.dataset.build(data.DATASETS).test[:COUNT]['image'], 256)
+  keys = example_keys(jax.random.key(1), jnp.arange(COUNT))
+  path, schedule = run.experiment.path, run.schedule
+  of_flow = (
+    run.config.parameterization.name == 'consistency' and 'consistency' in run.config.loss.name
+  )
+  exact = (exactness.exact_consistency if of_flow else exactness.exact_denoiser)(schedule)
+
+  @jax.jit
+  def measure(params, path, times, x0, keys):
+    bound = dataclasses.replace(run.experiment, path=path, times=times)
+    errors = exactness.excess_errors(schedule, run.denoiser(), exact, x0, keys)
+    return errors, generate(bound, params, {}, keys)
+
+  errors, samples = measure(run.params, path, run.experiment.times, x0, keys)
+  drawn, real = (np.asarray(part).reshape(-1, 2) for part in (samples, x0))
+  return float(jnp.mean(errors)), exactness.sliced_wasserstein(drawn, real)
+
+
+def error_of_eps(run: Run) -> float:
+  """|eps_hat - eps|² of held-out digits, the mean over log-SNRs from -4 to 4."""
+  errors = make_bin_errors(run.experiment)(run.params)
+  return float(np.mean([errors[low, low + 2] for low in (-4, -2, 0, 2)]))
