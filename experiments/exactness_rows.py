@@ -116,5 +116,6 @@ def judged(run: Run) -> tuple[float, float]:
 
 def error_of_eps(run: Run) -> float:
   """|eps_hat - eps|² of held-out digits, the mean over log-SNRs from -4 to 4."""
-  errors = make_bin_errors(run.experiment)(run.params)
+  dataset = run.config.dataset.build(data.DATASETS)
+  errors = make_bin_errors(dataclasses.replace(run.experiment, dataset=dataset))(run.params)
   return float(np.mean([errors[low, low + 2] for low in (-4, -2, 0, 2)]))
