@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
@@ -118,6 +119,7 @@ def curves(labels: list[str], lines: list[tuple[int, list[tuple[float, float]]]]
         axes.plot(*zip(*points, strict=True), linewidth=1, **style)
     positive = all(value > 0 for _, points in lines for _, value in points)
     axes.set(xlabel='step', yscale='log' if positive else 'symlog')
+    label_within_a_decade(axes)
 
   return draw
 
@@ -140,8 +142,18 @@ def ratios(figures: Sequence[Figure]) -> Draw:
       axes.plot(x, middle, marker=MARKERS[place % len(MARKERS)], markersize=3.5, **style)
       axes.fill_between(x, low, high, color=style['color'], alpha=0.15, linewidth=0)
     axes.set(xlabel='log-SNR (left: noise, right: data)', yscale='log')
+    label_within_a_decade(axes)
 
   return draw
+
+
+def label_within_a_decade(axes: Axes) -> None:
+  """Gives a logarithmic axis that spans less than a decade, and so hardly a tick, plain numbers."""
+  low, high = axes.get_ylim()
+  if 0 < low < high < 10 * low:
+    axes.yaxis.set_major_locator(ticker.MaxNLocator(6))
+    axes.yaxis.set_major_formatter(ticker.ScalarFormatter())
+    axes.yaxis.set_minor_locator(ticker.NullLocator())
 
 
 def line_style(variant: int) -> dict[str, Any]:

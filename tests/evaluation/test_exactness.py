@@ -1,19 +1,22 @@
 """The measures of exactness where they are known, and every variant trained until it is near."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs import digits, mixture
+from ddpm_jax import data
 from ddpm_jax.data.mixture import COVARIANCES, MEANS, WEIGHTS
 from ddpm_jax.diffusion import Denoised, schedules
 from ddpm_jax.diffusion.oracle import GaussianMixture
 from ddpm_jax.evaluation import exactness
 from ddpm_jax.keys import example_keys
 from ddpm_jax.samplers.solvers import solve, tsit5
-from ddpm_jax.training import build
-from ddpm_jax.training.experiment import check_training
+from ddpm_jax.training import Run, build
+from ddpm_jax.training.experiment import check_training, init_params
 from experiments import exactness_rows as table
 
 COUNT = 2000
@@ -81,6 +84,17 @@ def test_sliced_wasserstein_is_a_shift_times_the_mean_cosine():
 def test_every_row_of_the_table_can_begin(config, tmp_path):
   for settings in table.variants().values():
     check_training(build(table.make_config(config(), settings, tmp_path, 400)))
+
+
+def test_a_network_that_says_zero_has_an_error_of_eps_of_one(tmp_path):
+  """E |eps|² = 1; a U-Net begins with zero, and a loaded run brings no examples."""
+  experiment = build(table.make_config(digits.get_config(), {}, tmp_path, 1))
+  none = data.Arrays(np.zeros((0, 8, 8, 1)), np.zeros(0))
+  empty = dataclasses.replace(
+    experiment, dataset=dataclasses.replace(experiment.dataset, test=none)
+  )
+  run = Run(empty, 0, init_params(experiment)['network'])
+  assert table.error_of_eps(run) == pytest.approx(1, abs=0.01)
 
 
 @pytest.mark.slow
