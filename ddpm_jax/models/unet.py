@@ -47,6 +47,8 @@ class UNet(nn.Module):
     self_condition: also sees the last estimate of x0, as twice the input's channels.
     augmented: is told how an image was augmented; see dataset.augment.
     dtype: 'float32' or 'bfloat16', of the computation; parameters and output stay float32.
+    remat: saves memory in training: of each block only the input is kept, and the rest computed
+      again for the gradient (Chen et al. 2016, arXiv:1604.06174).
     out_channels: of the image.
   """
 
@@ -62,6 +64,7 @@ class UNet(nn.Module):
   self_condition: bool = False
   augmented: bool = False
   dtype: str = 'float32'
+  remat: bool = False
   out_channels: int = 3
 
   @nn.compact
@@ -87,9 +90,12 @@ class UNet(nn.Module):
     )(noise_label, cond, keys)
     dropout_keys = None if keys is None else for_purpose(keys, 'dropout')
 
+    residual = nn.remat(ResBlock) if self.remat else ResBlock
+    attention = nn.remat(SelfAttention) if self.remat else SelfAttention
+
     def block(h: Array, channels: int, name: str, attend: bool) -> Array:
-      h = ResBlock(channels, self.dropout, dtype, name=name)(h, embedding, dropout_keys)
-      return SelfAttention(self.num_heads, dtype, name=f'{name}_attention')(h) if attend else h
+      h = residual(channels, self.dropout, dtype, name=name)(h, embedding, dropout_keys)
+      return attention(self.num_heads, dtype, name=f'{name}_attention')(h) if attend else h
 
     h = conv(self.channels, dtype, name='conv_in')(
       with_estimate(x, cond) if self.self_condition else x

@@ -145,6 +145,28 @@ def test_labels_are_dropped_at_the_rate_asked_for(params):
   assert abs(dropped.mean() - rate) < 4 * np.sqrt(rate * (1 - rate) / number)
 
 
+def test_remat_keeps_less_for_the_same_gradient(params):
+  """What the backward pass keeps are the leaves of the function that `jax.vjp` returns."""
+  x, noise_label, cond = inputs()
+
+  def output(remat):
+    network = make_network(UNet(**SMALL, dropout=0.5, remat=remat))
+    return lambda p: network(p, x, noise_label, cond, keys=keys(BATCH))
+
+  def kept(remat):
+    backward = jax.eval_shape(lambda p: jax.vjp(output(remat), p)[1], params)
+    return sum(leaf.size for leaf in jax.tree.leaves(backward))
+
+  def gradient(remat):
+    return quick_jit(jax.grad(lambda p: jnp.sum(output(remat)(p) ** 2)))(params)
+
+  activations = [kept(remat) - num_params(params) for remat in (False, True)]
+  assert activations[1] < activations[0] / 2
+  pairs = zip(*(jax.tree.leaves(gradient(remat)) for remat in (False, True)), strict=True)
+  for plain, again in pairs:
+    np.testing.assert_allclose(again, plain, rtol=1e-3, atol=1e-4 * jnp.abs(plain).max())
+
+
 def test_bfloat16_is_close_and_gives_float32(params):
   x, noise_label, cond = inputs()
   exact = apply(params, x, noise_label, cond)
