@@ -111,6 +111,7 @@ def section(title: str, *parts: str) -> str:
 
 
 def note(text: str) -> str:
+  """A paragraph in a soft color."""
   return f'<p class="soft">{text}</p>'
 
 

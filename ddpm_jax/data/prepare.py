@@ -45,6 +45,7 @@ def prepare(name: str, data_dir: str | None = None, download_dir: str | None = N
 
 
 def main(argv: list[str] | None = None) -> int:
+  """The command; returns its exit code."""
   parser = argparse.ArgumentParser(prog='python -m ddpm_jax.data.prepare', description=__doc__)
   parser.add_argument('names', nargs='+', metavar='NAME', help='such as cifar10 or mnist:3.0.1')
   parser.add_argument('--data_dir', help='as config.dataset.data_dir (default: its default)')
