@@ -31,6 +31,7 @@ from ddpm_jax.training import Experiment, backend, benchmark, build
 from ddpm_jax.training.experiment import init_params
 from ddpm_jax.training.flops import matmul_rate
 from ddpm_jax.training.parallel import PARALLEL, check_batch_size
+from ddpm_jax.training.scaling import CHIPS, SHARE, appetite
 from experiments import benchmark_sampling, cli
 
 Figures = dict[str, Any]
@@ -111,7 +112,7 @@ def measure(experiment: Experiment, folder: pathlib.Path) -> Figures:
       for name, values in times.items()
     },
     'bare_over_loop': benchmark.ratios(times['bare'], times['loop']),
-    'input_images_per_second': benchmark.input_rate(experiment, parallel),
+    'input_images_per_second': benchmark.input_rates(experiment, parallel)._asdict(),
     'matmul_rate': max(rates),
     'peak_bytes': peak,
     **program._asdict(),
@@ -170,7 +171,13 @@ def step_table(figures: Figures) -> Table:
   table.add_row(
     'bare / loop (aim: 0.97 or more)', *benchmark.shown(figures['bare_over_loop'], 1, '.3f')
   )
-  table.add_row('input alone, images/s', f'{figures["input_images_per_second"]:,.0f}', '')
+  for name, note in {'first': 'the first time', 'again': 'again, as in later epochs'}.items():
+    rate = figures['input_images_per_second'][name]
+    table.add_row('input alone, images/s', f'{rate:,.0f}', note)
+  per_image = figures['flops'] / figures['batch_size']
+  for name, chip in CHIPS.items():
+    note = f"predicted, at {SHARE:.0%} of its maker's rate in bfloat16"
+    table.add_row(f'one {name} takes, images/s', f'{appetite(chip, per_image):,.0f}', note)
   for words, value, note in rate_rows(figures):
     table.add_row(words, value, note)
   return table

@@ -203,17 +203,37 @@ def block_length(step_seconds: float, block_seconds: float = 1.5) -> int:
   return max(2, math.ceil(block_seconds / step_seconds))
 
 
-def input_rate(experiment: Experiment, parallel: Parallel, seconds: float = 1.0) -> float:
-  """Images per second from the data set to the devices, with nothing else to do."""
-  stream, images = batches(experiment), 0
-  parallel.place_batch(next(stream))
-  start = time.perf_counter()
-  while (elapsed := time.perf_counter() - start) < seconds:
-    batch = next(stream)
-    jax.block_until_ready(parallel.place_batch(batch))
-    images += len(batch['index'])
+class InputRates(NamedTuple):
+  """Images per second from the data set to the devices, with nothing else to do.
+
+  Attributes:
+    first: where they are read for the first time.
+    again: the same ones once more: from memory where the split fits into it.
+  """
+
+  first: float
+  again: float
+
+
+def input_rates(experiment: Experiment, parallel: Parallel, seconds: float = 3.0) -> InputRates:
+  """Reads for so long, or one epoch, and the same again."""
+  stream = batches(experiment)
+  beginning = stream.get_state()
+  size = experiment.config.dataset.batch_size
+  epoch = max(1, len(experiment.dataset.train) // size)
+
+  def read(most: int, seconds: float) -> tuple[int, float]:
+    start, number, elapsed = time.perf_counter(), 0, 0.0
+    while number < most and elapsed < seconds:
+      jax.block_until_ready(parallel.place_batch(next(stream)))
+      number, elapsed = number + 1, time.perf_counter() - start
+    return number, elapsed
+
+  number, first = read(epoch, seconds)
+  stream.set_state(beginning)
+  _, again = read(number, math.inf)
   stream.close()
-  return images * jax.process_count() / elapsed
+  return InputRates(number * size / first, number * size / again)
 
 
 def peak_memory() -> tuple[int, str]:
