@@ -38,3 +38,7 @@ class Interrupted(Exception):
   def __init__(self, signum: int, message: str):
     super().__init__(message)
     self.signum = signum
+
+
+class Failed(Exception):
+  """What a run cannot go on after, through no fault of its input. One line, exit code 1."""

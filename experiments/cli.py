@@ -26,7 +26,7 @@ from absl import flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
-from ddpm_jax.errors import InputError, Interrupted
+from ddpm_jax.errors import Failed, InputError, Interrupted
 
 if TYPE_CHECKING:  # it imports JAX
   from ddpm_jax.config import Config
@@ -79,6 +79,35 @@ def config_flag(required: bool = True) -> flags.FlagHolder:
   return holder
 
 
+@functools.cache
+def host_flags() -> dict[str, flags.FlagHolder]:
+  """Defines the flags by which a command joins others of its kind on other hosts."""
+  return {
+    'distributed': flags.DEFINE_bool(
+      'distributed', False, 'Join the other hosts of this cluster: Cloud TPU, GKE, Slurm, Open MPI.'
+    ),
+    'coordinator': flags.DEFINE_string('coordinator', None, "Elsewhere: host 0's address:port."),
+    'num_processes': flags.DEFINE_integer('num_processes', None, 'How many.', lower_bound=1),
+    'process_id': flags.DEFINE_integer('process_id', None, 'Which, from 0.', lower_bound=0),
+    'host_timeout': flags.DEFINE_integer(
+      'host_timeout',
+      300,
+      'Seconds to wait for hosts that have not come or are silent.',
+      lower_bound=1,
+    ),
+  }
+
+
+def join() -> None:
+  """Joins the other hosts where flags say so; before anything asks for devices."""
+  from ddpm_jax.training import hosts
+
+  given = {name: holder.value for name, holder in host_flags().items()}
+  explicit = [given[name] for name in ('coordinator', 'num_processes', 'process_id')]
+  if given['distributed'] or any(value is not None for value in explicit):
+    hosts.join(*explicit, timeout=given['host_timeout'])
+
+
 def overrides() -> dict[str, Any]:
   """What was typed after --config, dotted: {'loss.name': 'hybrid'}."""
   return dict(config_flags.get_override_values(FLAGS['config']))
@@ -87,7 +116,20 @@ def overrides() -> dict[str, Any]:
 def run(main: Callable[[], None]) -> NoReturn:
   """Parses the command line, calls main() and exits."""
   signal.signal(signal.SIGTERM, interrupt)
-  sys.exit(exit_code(main))
+  try:
+    code = exit_code(main)
+  except Exception:
+    traceback.print_exc()
+    code = 1
+  sys.stdout.flush()
+  sys.stderr.flush()
+  if 'jax' in sys.modules:
+    from ddpm_jax.training import hosts
+
+    hosts.part(code)
+  if code == 1:
+    os._exit(code)  # threads that a failure left behind complain, or wait, as Python ends
+  sys.exit(code)
 
 
 def interrupt(signum: int, frame: Any) -> NoReturn:
@@ -107,6 +149,8 @@ def exit_code(main: Callable[[], None]) -> int:
     main()
   except InputError as error:
     return complain(error, 2)
+  except Failed as error:
+    return complain(error, 1)
   except Interrupted as error:
     return complain(error, 128 + error.signum)
   except KeyboardInterrupt:

@@ -26,11 +26,12 @@ from ddpm_jax.evaluation.sampling import (
   load_samples,
   save_samples,
 )
-from ddpm_jax.training import Experiment, Run, backend, build, load_run
+from ddpm_jax.training import Experiment, Run, backend, build, hosts, load_run
 from ddpm_jax.training.pictures import grid, write_png
 from experiments import cli
 
 WORKDIR = flags.DEFINE_string('workdir', None, "The run's folder.", required=True)
+HOSTS = cli.host_flags()
 LIKELIHOOD = flags.DEFINE_list(
   'likelihood',
   None,
@@ -50,6 +51,7 @@ def main() -> None:
   """The command."""
   start = time.monotonic()
   backend.prepare()
+  cli.join()
   workdir = pathlib.Path(WORKDIR.value)
   run = load_run(workdir)
   samples = current_samples(workdir, run)
@@ -66,6 +68,8 @@ def main() -> None:
     'bits_per_dim': bits_figures(experiment, run, workdir),
     'baselines': report.baseline_figures(experiment.dataset),
   }
+  if not hosts.is_first():
+    return
   path = workdir / 'report.json'
   path.write_text(json.dumps(figures, indent=2) + '\n')
   title = f'{experiment.dataset.name}, step {run.step}, averaged parameters'
@@ -111,9 +115,10 @@ def unguided(workdir: pathlib.Path, run: Run, samples: Samples) -> list[Samples]
     'sampler': dataclasses.asdict(sampler),
   }
   plain = Samples(images, samples.labels, record)
-  save_samples(workdir / 'samples_unguided.npz', plain)
-  picture = grid(by_class(images, samples.labels), COLUMNS)
-  write_png(workdir / 'samples' / 'samples_unguided.png', picture)
+  if hosts.is_first():
+    save_samples(workdir / 'samples_unguided.npz', plain)
+    picture = grid(by_class(images, samples.labels), COLUMNS)
+    write_png(workdir / 'samples' / 'samples_unguided.png', picture)
   return [plain]
 
 
@@ -129,7 +134,8 @@ def autoencoder_bits(experiment: Experiment, run: Run, workdir: pathlib.Path) ->
   images = evidence.pairs(
     experiment, run.params, evenly(experiment.dataset.test, 5 * COLUMNS), COLUMNS
   )
-  write_png(workdir / 'samples' / 'reconstructions.png', grid(images, COLUMNS))
+  if hosts.is_first():
+    write_png(workdir / 'samples' / 'reconstructions.png', grid(images, COLUMNS))
   return bits.autoencoder_bits(experiment)
 
 

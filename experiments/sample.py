@@ -34,7 +34,7 @@ from ddpm_jax.evaluation.sampling import (
   draw_samples,
   save_samples,
 )
-from ddpm_jax.training import Run, backend, load_run
+from ddpm_jax.training import Run, backend, hosts, load_run
 from ddpm_jax.training.denoising import Picture
 from ddpm_jax.training.pictures import ROWS, grid, read_picture, write_gif, write_png
 from experiments import cli
@@ -55,6 +55,7 @@ INIT_IMAGE = flags.DEFINE_string('init_image', None, 'A picture to begin with.')
 STRENGTH = flags.DEFINE_float('strength', None, 'Share of the times to go through from it.')
 MASK = flags.DEFINE_string('mask', None, 'Where to draw anew in it: white; black is kept.')
 RESAMPLE = flags.DEFINE_integer('resample', 1, "RePaint's repetitions of each step.", lower_bound=1)
+HOSTS = cli.host_flags()
 ANIMATE = flags.DEFINE_bool('animate', False, 'Write the way from noise to samples as a GIF.')
 
 
@@ -67,6 +68,7 @@ def main() -> None:
   if WORKDIR.value is None:
     raise InputError("--workdir is missing: The run's folder.")
   backend.prepare()
+  cli.join()
   workdir = pathlib.Path(WORKDIR.value)
   run = load_run(workdir)
   if ANIMATE.value and run.experiment.kind.name != 'denoiser':
@@ -87,6 +89,8 @@ def main() -> None:
       picture=picture,
       advance=advance,
     )
+  if not hosts.is_first():
+    return
   record = {
     'step': run.step,
     'seed': config.seed,

@@ -13,6 +13,7 @@ from ddpm_jax.training import backend, train
 from experiments import cli
 
 CONFIG = cli.config_flag()
+HOSTS = cli.host_flags()
 WORKDIR = flags.DEFINE_string('workdir', None, "The run's folder.", required=True)
 
 
@@ -20,6 +21,7 @@ def main() -> None:
   """The command."""
   config = from_config_dict(CONFIG.value, cli.overrides())
   backend.prepare(config.training.deterministic)
+  cli.join()
   train(config, WORKDIR.value)
 
 

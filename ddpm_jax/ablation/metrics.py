@@ -11,7 +11,6 @@ import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from ddpm_jax import data
@@ -27,10 +26,10 @@ from ddpm_jax.evaluation.noise_levels import make_bin_errors
 from ddpm_jax.evaluation.sampling import balanced_labels, draw_samples
 from ddpm_jax.training import Experiment, build
 from ddpm_jax.training.benchmark import batches
-from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.checkpoint import Checkpoints, folder_of
 from ddpm_jax.training.denoising import bind_schedule
 from ddpm_jax.training.loop import begin
-from ddpm_jax.training.parallel import PARALLEL
+from ddpm_jax.training.parallel import PARALLEL, all_devices
 from ddpm_jax.training.pictures import grid, write_png
 from ddpm_jax.training.run import load_params
 
@@ -147,9 +146,10 @@ def make_judge(name: str, arguments: tuple[tuple[str, Any], ...]) -> Judge:
 def gradient(trained: Trained) -> dict[str, float]:
   """The training loss's `gradient_noise`, from the next minibatches of the run."""
   experiment, stream = trained.experiment, batches(trained.experiment)
-  with Checkpoints(trained.workdir / 'checkpoints') as checkpoints:
-    state, _ = begin(experiment, checkpoints, stream)
-  parallel = PARALLEL[experiment.config.parallel.mode](jax.devices())
+  parallel = PARALLEL[experiment.config.parallel.mode](all_devices())
+  folder = folder_of(trained.workdir, experiment.config.checkpoint.folder)
+  with Checkpoints(folder) as checkpoints:
+    state, _ = begin(experiment, parallel, checkpoints, stream)
   seen = itertools.islice(stream, GRADIENTS)
   return {'gradient_variance': gradient_noise(experiment, parallel, state, seen)}
 

@@ -149,6 +149,9 @@ class Training:
   num_steps: int = setting(100_000, 'steps in all, those before a resume included', at_least=1)
   deterministic: bool = setting(False, 'bit-identical repeats on a GPU, at some speed')
   init_from: str | None = setting(None, 'workdir of a run whose parameters to begin with')
+  max_skipped: int = setting(
+    20, 'steps in a row with a loss or gradient that is not finite, after which it ends', at_least=1
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,6 +172,14 @@ class Parallel:
   """How the step runs on several devices."""
 
   mode: str = setting('pmap', 'way of doing it')
+  microbatches: int = setting(
+    1, 'parts that a device takes its examples in, one after another, to save memory', at_least=1
+  )
+  steps_per_dispatch: int = setting(
+    1,
+    'steps that a device takes at one call, where nothing is due between; slow on CPUs',
+    at_least=1,
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,6 +188,9 @@ class Checkpoint:
 
   every_steps: int = setting(1000, 'steps between checkpoints', at_least=1)
   keep: int = setting(3, 'the newest so many stay', at_least=1)
+  folder: str | None = setting(
+    None, "where, as gs://bucket/run; unset: checkpoints in the run's folder"
+  )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,10 +19,12 @@ from ddpm_jax.errors import InputError, choose
 # What may differ between a run and its continuation.
 RESUMABLE = (
   'training.num_steps',
+  'training.max_skipped',
   'evaluation',
   'sampler',
   'parallel',
-  'checkpoint',
+  'checkpoint.every_steps',
+  'checkpoint.keep',
   'logging',
 )
 

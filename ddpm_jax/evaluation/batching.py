@@ -1,4 +1,4 @@
-"""Batches of one size, padded and spread over this host's devices, for one compiled program."""
+"""Batches of one size, padded and spread over all hosts' devices, for one compiled program."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax import Array
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ddpm_jax.data.dataset import Batch, Split
@@ -18,7 +19,7 @@ def even_size(total: int, batch_size: int) -> int:
   """The size of the fewest equal batches of at most `batch_size`, then up to the next multiple of
   the number of devices.
   """
-  devices = jax.local_device_count()
+  devices = jax.device_count()
   each = math.ceil(total / math.ceil(total / batch_size))
   return math.ceil(each / devices) * devices
 
@@ -29,21 +30,25 @@ def map_batches(
   size: int,
   advance: Callable[[int], Any] = lambda rows: None,
 ) -> np.ndarray:
-  """function(batch) for each batch, one after another.
+  """function(batch) for each batch, one after another, on every host.
 
   A batch shorter than `size` is padded with its last row; what comes of the padding is dropped.
+  Each host works on its part of a batch, and all parts are gathered once.
 
   Args:
-    function: {name: (size, …)} -> (size, …), row by row.
-    batches: dicts of arrays with equally many rows, at most `size`.
-    size: a multiple of the number of this host's devices.
+    function: {name: (size / hosts, …)} -> (size / hosts, …), row by row.
+    batches: dicts of arrays with equally many rows, at most `size`; the same on every host.
+    size: a multiple of the number of devices.
     advance: told the number of rows done, after each batch.
   """
+  each = size // jax.process_count()
+  mine = slice(jax.process_index() * each, (jax.process_index() + 1) * each)
   parts = []
   for batch in batches:
     rows = len(next(iter(batch.values())))
-    padded = {name: pad(column, size) for name, column in batch.items()}
-    parts.append(np.asarray(function(jax.device_put(padded, over_devices('data'))))[:rows])
+    part = {name: pad(column, size)[mine] for name, column in batch.items()}
+    found = np.asarray(function(jax.device_put(part, over_devices('data'))))
+    parts.append(multihost_utils.process_allgather(found, tiled=True)[:rows])
     advance(rows)
   return np.concatenate(parts)
 

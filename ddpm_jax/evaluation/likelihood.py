@@ -217,7 +217,7 @@ def split_bits(
     params: as `make` takes them.
     split: the examples.
     seed: of the draws.
-    batch_size: examples at a time, over this host's devices.
+    batch_size: examples at a time, over all devices.
     tolerance: bits/dim.
     most: replicates.
     advance: told how many more examples are done, in each replicate anew.

@@ -64,7 +64,7 @@ def draw_samples(
     num: how many.
     labels: (num,), or None for an unconditional network.
     seed: of the noise.
-    batch_size: samples at a time, over this host's devices.
+    batch_size: samples at a time, over all devices.
     picture: what they begin with or are drawn around.
     advance: told how many more are done.
   """

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
-import pathlib
 import re
 import sys
 from collections.abc import Iterator
@@ -18,19 +17,30 @@ from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from ddpm_jax.errors import InputError
 
 Tree = TypeVar('Tree')
 
+# What a thread of Orbax logs as an exception it also raises, at the next save or wait.
+logging.getLogger('absl').addFilter(
+  lambda record: not (record.exc_info and 'orbax' in record.pathname)
+)
+
+
+def folder_of(workdir: epath.PathLike, folder: str | None) -> epath.Path:
+  """Where a run keeps its checkpoints: `config.checkpoint.folder`, or in its own folder."""
+  return epath.Path(folder) if folder else epath.Path(workdir) / 'checkpoints'
+
 
 class Checkpoints:
   """The checkpoints in one folder; a context manager that waits for the last save on leaving."""
 
-  def __init__(self, folder: str | pathlib.Path, keep: int | None = None):
+  def __init__(self, folder: epath.PathLike, keep: int | None = None):
     """Opens a folder: for writing where `keep`, the number of newest ones to keep, is given."""
-    self.folder = pathlib.Path(folder).absolute()
+    self.folder = epath.Path(folder).absolute()
     self._writes = keep is not None
     if self._writes:
       self.folder.mkdir(parents=True, exist_ok=True)
@@ -48,7 +58,8 @@ class Checkpoints:
     return self
 
   def __exit__(self, *exception: object) -> None:
-    self._manager.close()
+    with _quiet():
+      self._manager.close()
 
   def steps(self) -> list[int]:
     """The steps of the whole checkpoints, in order."""
@@ -61,11 +72,13 @@ class Checkpoints:
   def save(self, step: int, state: Any, record: dict[str, Any]) -> None:
     """Starts to save `state` and the JSON `record`; the state may be donated at once."""
     items = ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record))
-    self._manager.save(step, args=items, force=True)
+    with _quiet():
+      self._manager.save(step, args=items, force=True)
 
   def wait(self) -> None:
     """Waits until what was saved is on the disk."""
-    self._manager.wait_until_finished()
+    with _quiet():
+      self._manager.wait_until_finished()
 
   def restore(self, step: int, like: Tree) -> tuple[Tree, dict[str, Any]]:
     """The state and the record at `step`; `like` gives shapes, dtypes and shardings.
@@ -94,7 +107,7 @@ class Checkpoints:
     return self._read(step, ocp.args.Composite(state=arguments))['state']
 
   def _read(self, step: int, items: ocp.args.Composite) -> Any:
-    with _quiet():
+    with _quiet(collect=True):
       try:
         return self._manager.restore(step, args=items)
       # Orbax has no error of its own for a damaged file: anything from OSError to KeyError comes.
@@ -118,8 +131,11 @@ def _abstract(tree: Tree) -> Tree:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-  """Keeps Orbax's warnings, and the traces of reads that it leaves unfinished, off the screen."""
+def _quiet(collect: bool = False) -> Iterator[None]:
+  """Keeps Orbax's warnings off the screen, and the traces of what it left unfinished.
+
+  Those come when it is collected as garbage, which `collect` does here and now.
+  """
   loggers = [logging.getLogger(name) for name in ('absl', 'asyncio')]
   levels = [logger.level for logger in loggers]
   hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
@@ -128,7 +144,8 @@ def _quiet() -> Iterator[None]:
   try:
     yield
   finally:
-    gc.collect()
+    if collect:
+      gc.collect()
     sys.unraisablehook = hook
     for logger, level in zip(loggers, levels, strict=True):
       logger.setLevel(level)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import json
+import math
 import os
 import pathlib
 import sys
@@ -30,45 +31,72 @@ Metrics = Mapping[str, jax.Array]
 
 
 class Window:
-  """Collects the metrics of steps, each fetched only when `ahead` later ones are under way.
+  """Collects the metrics of steps, each fetched only when `ahead` later calls are under way.
 
   So the device always has work queued, and the host never runs further ahead than that: memory
-  stays bounded and a signal is heard within `ahead` steps.
+  stays bounded and a signal is heard within `ahead` calls.
+
+  Attributes:
+    skipped: the number of steps in a row, up to the last complete one, that were not finite.
   """
 
   def __init__(self, record: dict[str, Any] | None = None, ahead: int = 2):
     self._ahead = ahead
     self._pending: collections.deque[tuple[int, Metrics]] = collections.deque()
-    self._count: int = record['count'] if record else 0
-    self._sums: Scalars = dict(record['sums']) if record else {}
+    record = record or {}
+    self._count: int = record.get('count', 0)
+    self._sums: Scalars = dict(record.get('sums', {}))
+    self._missed: int = record.get('missed', 0)
+    self.skipped: int = record.get('skipped', 0)
 
   def add(self, step: int, metrics: Metrics) -> Iterator[int]:
-    """Takes in a step's metrics; yields each step that is now complete, in order."""
+    """Takes in the metrics of a step, () each, or of some steps up to this one, (K,) each.
+
+    Yields each step that is now complete, in order.
+    """
     self._pending.append((step, metrics))
     while len(self._pending) > self._ahead:
-      yield self._fetch()
+      yield from self._fetch()
 
   def flush(self) -> Iterator[int]:
     """Waits for every step that is under way, and yields it."""
     while self._pending:
-      yield self._fetch()
+      yield from self._fetch()
 
-  def _fetch(self) -> int:
-    step, metrics = self._pending.popleft()
-    self._count += 1
-    for name, value in jax.device_get(metrics).items():
-      self._sums[name] = self._sums.get(name, 0.0) + float(value)
-    return step
+  def _fetch(self) -> Iterator[int]:
+    last, metrics = self._pending.popleft()
+    rows = {name: np.atleast_1d(value) for name, value in jax.device_get(metrics).items()}
+    count = len(rows['loss'])
+    for row in range(count):
+      self._take({name: float(values[row]) for name, values in rows.items()})
+      yield last - count + row + 1
+
+  def _take(self, values: Scalars) -> None:
+    if values.pop('skipped', 0.0):
+      self._missed, self.skipped = self._missed + 1, self.skipped + 1
+      return
+    self._count, self.skipped = self._count + 1, 0
+    for name, value in values.items():
+      self._sums[name] = self._sums.get(name, 0.0) + value
 
   def mean(self) -> Scalars:
-    """Each metric's mean over the complete steps since the last call."""
+    """Each metric's mean over the complete steps since the last call, and how many were skipped.
+
+    Those are not in the means; where there were no others, there are none.
+    """
     mean = {name: total / self._count for name, total in self._sums.items()}
-    self._count, self._sums = 0, {}
+    mean['skipped'] = self._missed
+    self._count, self._missed, self._sums = 0, 0, {}
     return mean
 
   def record(self) -> dict[str, Any]:
     """What a checkpoint keeps of it, as JSON, once it is flushed."""
-    return {'count': self._count, 'sums': dict(self._sums)}
+    return {
+      'count': self._count,
+      'sums': dict(self._sums),
+      'missed': self._missed,
+      'skipped': self.skipped,
+    }
 
 
 class MetricWriter:
@@ -134,8 +162,9 @@ class Display:
       self._task = self._bar.add_task('', total=num_steps, completed=step, loss='', rate='')
       self._bar.start()
 
-  def update(self, step: int, loss: float) -> float:
-    """Shows where the run is; returns images/s since the last call."""
+  def update(self, step: int, loss: float | None) -> float:
+    """Shows where the run is; returns images/s since the last call. None: all steps skipped."""
+    loss = math.nan if loss is None else loss
     now = time.monotonic()
     rate = (step - self._step) * self._batch_size / max(now - self._time, 1e-9)
     self._step, self._time = step, now

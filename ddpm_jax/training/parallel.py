@@ -1,7 +1,7 @@
-"""Ways of running one pure step on every device.
+"""Ways of running one pure step on every device of every host.
 
-The step is written for the examples that a device holds; `mean` and `gather` are all it knows of
-the others. Every way gives the same losses, to rounding, on any number of devices: each example
+The step is written for the examples that it is given; `mean` and `gather` are all it knows of
+others. Every way gives the same losses, to rounding, on any number of devices: each example
 brings its own key.
 """
 
@@ -12,62 +12,190 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ddpm_jax.errors import InputError
 
 Step = Callable[[Any, Any], tuple[Any, Any]]
 
+AXIS = 'data'
+REPLICATED = PartitionSpec()
+# Below so many elements a piece on each device saves nothing and costs a message.
+LEAST = 1024
+
 
 class Parallel(NamedTuple):
   """A way of running the step.
 
   Attributes:
-    place_state: the state -> the same, on every device.
-    place_batch: arrays (B, ...) of this process -> the layout that the compiled step takes.
     compile: step(state, batch) -> its compiled form, which donates the state.
     mean: inside the step, a tree's mean over devices.
     gather: inside the step, an array (b, ...) -> (B, ...) of all devices' examples in order.
+    place_batch: arrays of this host, with its examples along an axis, the first unless told
+      otherwise -> the layout that the compiled step takes.
+    place_state: a state, the same on each host or in the layout of `layout` -> the layout that the
+      compiled step takes.
+    create: make() -> the state that it makes, in that layout from the start.
+    layout: shapes of a state -> how a checkpoint of it lies on all devices of all hosts.
+    for_checkpoint: a state of the compiled step -> the same in that layout.
+    on_one_device: a part of such a state -> whole, on one device of this host; every host calls it.
   """
 
-  place_state: Callable[[Any], Any]
-  place_batch: Callable[[Any], Any]
   compile: Callable[[Step], Step]
   mean: Callable[[Any], Any]
   gather: Callable[[jax.Array], jax.Array]
+  place_batch: Callable[..., Any]
+  place_state: Callable[[Any], Any]
+  create: Callable[[Callable[[], Any]], Any]
+  layout: Callable[[Any], Any]
+  for_checkpoint: Callable[[Any], Any]
+  on_one_device: Callable[[Any], Any]
 
 
 def pmap(devices: list[jax.Device]) -> Parallel:
-  """Data parallelism by `jax.pmap`; the state is replicated and has no axis for devices."""
-  axis = 'data'
-  mesh = Mesh(np.array(devices), (axis,))
-  replicated = NamedSharding(mesh, PartitionSpec())
-  split = NamedSharding(mesh, PartitionSpec(axis))
+  """Data parallelism by `jax.pmap`; the state is replicated and has no axis for devices.
 
-  def place_batch(batch):
-    rows = {name: x.reshape(len(devices), -1, *x.shape[1:]) for name, x in batch.items()}
-    return jax.device_put(rows, split)
+  Between steps each host has arrays of its own devices alone, since pmap takes and returns those.
+  """
+  mesh = Mesh(np.array(devices), (AXIS,))
+  here = mesh.local_mesh
+
+  def place_batch(batch, axis=0):
+    count = here.devices.size
+    rows = {
+      name: np.moveaxis(x.reshape(*x.shape[:axis], count, -1, *x.shape[axis + 1 :]), axis, 0)
+      for name, x in batch.items()
+    }
+    return jax.device_put(rows, NamedSharding(here, PartitionSpec(AXIS)))
+
+  def place_state(state):
+    local = multihost_utils.global_array_to_host_local_array(state, mesh, REPLICATED)
+    return jax.device_put(local, NamedSharding(here, REPLICATED))
 
   return Parallel(
-    place_state=lambda state: jax.device_put(state, replicated),
-    place_batch=place_batch,
     compile=lambda step: jax.pmap(
-      step, axis, in_axes=(None, 0), out_axes=None, devices=devices, donate_argnums=0
+      step, AXIS, in_axes=(None, 0), out_axes=None, devices=devices, donate_argnums=0
     ),
-    mean=lambda tree: jax.lax.pmean(tree, axis),
-    gather=lambda x: jax.lax.all_gather(x, axis, tiled=True),
+    mean=lambda tree: jax.lax.pmean(tree, AXIS),
+    gather=lambda x: jax.lax.all_gather(x, AXIS, tiled=True),
+    place_batch=place_batch,
+    place_state=place_state,
+    create=lambda make: place_state(make()),
+    layout=lambda shapes: laid_out(shapes, lambda leaf: NamedSharding(mesh, REPLICATED)),
+    for_checkpoint=lambda state: multihost_utils.host_local_array_to_global_array(
+      state, mesh, REPLICATED
+    ),
+    on_one_device=first_shard,
   )
 
 
-PARALLEL: dict[str, Callable[[list[jax.Device]], Parallel]] = {'pmap': pmap}
+def jit(devices: list[jax.Device]) -> Parallel:
+  """Data parallelism by `jax.jit` over a mesh: the step sees the whole batch, the state is whole
+  on every device.
+  """
+  return over_mesh(devices, lambda leaf: REPLICATED)
 
 
-def check_batch_size(batch_size: int, num_devices: int) -> None:
-  """Raises an InputError where a batch does not split evenly over the devices."""
-  if batch_size % num_devices:
-    below = batch_size - batch_size % num_devices
-    options = [str(size) for size in (below, below + num_devices) if size]
+def fsdp(devices: list[jax.Device]) -> Parallel:
+  """`jit` with every large array of the state (parameters, their averages, the optimizer's) in
+  pieces, one on each device: fully sharded data parallelism.
+
+  Zhao et al. 2023, "PyTorch FSDP", https://arxiv.org/abs/2304.11277.
+  """
+  return over_mesh(devices, lambda leaf: largest_axis(leaf.shape, len(devices)))
+
+
+def largest_axis(shape: tuple[int, ...], count: int) -> PartitionSpec:
+  """Splits the largest axis that `count` divides; none of a small array or where there is none."""
+  fitting = [axis for axis, size in enumerate(shape) if size % count == 0]
+  if not fitting or np.prod(shape) < LEAST:
+    return REPLICATED
+  best = max(fitting, key=lambda axis: shape[axis])
+  return PartitionSpec(*(AXIS if axis == best else None for axis in range(len(shape))))
+
+
+def over_mesh(devices: list[jax.Device], spec: Callable[[Any], PartitionSpec]) -> Parallel:
+  """`jax.jit` with the batch divided among the devices and each array of the state by its spec."""
+  # Not jax.make_mesh, whose axes are Explicit: there the reshape of a divided axis is an error.
+  mesh = Mesh(np.array(devices), (AXIS,))
+
+  def layout(shapes):
+    return laid_out(shapes, lambda leaf: NamedSharding(mesh, spec(leaf)))
+
+  def shardings(state):
+    return jax.tree.map(lambda leaf: leaf.sharding, layout(state))
+
+  def compiled(step):
+    def kept(state, batch):
+      state, metrics = step(state, batch)
+      return jax.lax.with_sharding_constraint(state, shardings(state)), metrics
+
+    return jax.jit(kept, donate_argnums=0)
+
+  def place_batch(batch, axis=0):
+    split = NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
+    return {
+      name: jax.make_array_from_process_local_data(split, rows) for name, rows in batch.items()
+    }
+
+  def place(leaf, like):
+    if isinstance(leaf, jax.Array) and leaf.sharding == like.sharding:
+      return leaf
+    host = np.asarray(leaf)
+    return jax.make_array_from_callback(host.shape, like.sharding, lambda rows: host[rows])
+
+  def create(make):
+    return jax.jit(make, out_shardings=shardings(jax.eval_shape(make)))()
+
+  def on_one_device(tree):
+    return first_shard(jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, REPLICATED))(tree))
+
+  return Parallel(
+    compile=compiled,
+    mean=lambda tree: tree,
+    gather=lambda x: x,
+    place_batch=place_batch,
+    place_state=lambda state: jax.tree.map(place, state, layout(state)),
+    create=create,
+    layout=layout,
+    for_checkpoint=lambda state: state,
+    on_one_device=on_one_device,
+  )
+
+
+def laid_out(shapes: Any, sharding: Callable[[Any], NamedSharding]) -> Any:
+  """The shapes with a sharding each."""
+  return jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding(leaf)), shapes
+  )
+
+
+def first_shard(tree: Any) -> Any:
+  """Replicated arrays as one device of this host sees them."""
+  return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
+
+
+PARALLEL: dict[str, Callable[[list[jax.Device]], Parallel]] = {
+  'pmap': pmap,
+  'jit': jit,
+  'fsdp': fsdp,
+}
+
+
+def all_devices() -> list[jax.Device]:
+  """Every device of every host, host by host: so a host's rows of a batch are consecutive."""
+  return sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+
+
+def check_batch_size(batch_size: int, num_devices: int, microbatches: int = 1) -> None:
+  """Raises an InputError where a batch does not split evenly over the devices and their parts."""
+  parts = num_devices * microbatches
+  if batch_size % parts:
+    below = batch_size - batch_size % parts
+    options = [str(size) for size in (below, below + parts) if size]
+    each = f' in {microbatches} microbatches each' if microbatches > 1 else ''
     raise InputError(
       f'config.dataset.batch_size: {batch_size} examples cannot be shared equally by '
-      f'{num_devices} devices; use {" or ".join(options)}'
+      f'{num_devices} devices{each}; use {" or ".join(options)}'
     )

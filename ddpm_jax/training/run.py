@@ -20,7 +20,7 @@ from ddpm_jax.diffusion.schedules import parameters
 from ddpm_jax.errors import InputError
 from ddpm_jax.losses import OF_TEACHERS
 from ddpm_jax.training import experiment as experiments
-from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.checkpoint import Checkpoints, folder_of
 from ddpm_jax.training.denoising import bind_schedule
 from ddpm_jax.training.experiment import Experiment
 
@@ -99,9 +99,10 @@ def load_params(
   """The step of a checkpoint and its parameters, {'network', 'schedule', 'loss'}."""
   params = jax.eval_shape(lambda: experiments.init_params(experiment))
   like = {'ema': {next(iter(experiment.decays)): params}} if ema else {'params': params}
-  if not (workdir / 'checkpoints').is_dir():
+  folder = folder_of(workdir, experiment.config.checkpoint.folder)
+  if not folder.is_dir():
     raise InputError(f'{workdir}: holds no checkpoint yet; train it first')
-  with Checkpoints(workdir / 'checkpoints') as checkpoints:
+  with Checkpoints(folder) as checkpoints:
     steps = checkpoints.steps()
     if not steps:
       raise InputError(f'{workdir}: holds no checkpoint yet; train it first')

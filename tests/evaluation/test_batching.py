@@ -10,7 +10,7 @@ from ddpm_jax.evaluation.batching import even_size, evenly, map_batches
 @pytest.mark.parametrize('batch_size', [8, 100, 256])
 def test_batches_are_few_equal_and_fit_the_devices(total, batch_size):
   size = even_size(total, batch_size)
-  devices = jax.local_device_count()
+  devices = jax.device_count()
   batches = -(-total // batch_size)
   assert size % devices == 0
   assert batches * size >= total

@@ -16,7 +16,8 @@ from ddpm_jax.evaluation import exactness
 from ddpm_jax.keys import example_keys
 from ddpm_jax.samplers.solvers import solve, tsit5
 from ddpm_jax.training import Run, build
-from ddpm_jax.training.experiment import check_training, init_params
+from ddpm_jax.training.checks import check_training
+from ddpm_jax.training.experiment import init_params
 from experiments import exactness_rows as table
 
 COUNT = 2000

@@ -19,7 +19,10 @@ from ddpm_jax.errors import InputError
 from ddpm_jax.training import train
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.experiment import build, new_state
-from ddpm_jax.training.loop import due, signals
+from ddpm_jax.training.loop import steps_at_once
+from ddpm_jax.training.metrics import read
+from ddpm_jax.training.report import due
+from ddpm_jax.training.stopping import stopping
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -133,6 +136,69 @@ def test_a_truncated_checkpoint_is_named_and_nothing_overwritten(whole, tmp_path
   assert contents(workdir) == before
 
 
+def test_several_steps_at_a_call_and_microbatches_give_the_same_run(whole, tmp_path):
+  changes = {'parallel.steps_per_dispatch': 4, 'parallel.microbatches': 2, 'parallel.mode': 'jit'}
+  code, output = program(tmp_path / 'run', **changes)
+  assert code == 0, output
+  one, other = (read(folder / 'metrics.jsonl') for folder in (whole, tmp_path / 'run'))
+  assert [row.keys() for row in one] == [row.keys() for row in other]
+  for a, b in zip(one, other, strict=True):
+    np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=1e-4)
+  assert final(tmp_path / 'run')[2]['data'] == {'next_index': 30}
+
+
+def test_calls_of_several_steps_end_where_something_is_due():
+  """Logging is due every 4 steps, checkpoints every 10, held-out losses every 15 of 30."""
+  config, step, reached = tiny(**{'parallel.steps_per_dispatch': 3}), 0, []
+  while step < 30:
+    step += steps_at_once(step, config)
+    reached.append(step)
+  assert set(reached) >= {4, 8, 10, 12, 15, 16, 20, 24, 28, 30}
+  assert len(reached) < 30
+
+
+def test_what_is_not_finite_is_skipped_and_counted_and_ends_the_run(tmp_path):
+  settings = {'loss.name': 'tiny:broken', 'training.max_skipped': 5}
+  code, output = program(tmp_path, **settings)
+  assert code == 1 and '5 steps in a row' in output, output
+  rows = [row for row in read(tmp_path / 'metrics.jsonl') if 'skipped' in row]
+  assert [(row['step'], row['skipped']) for row in rows] == [(4, 0), (8, 0), (12, 0), (16, 4)]
+  assert 'loss' not in rows[-1]
+  with Checkpoints(tmp_path / 'checkpoints') as checkpoints:
+    assert checkpoints.steps() == [10]
+
+
+def test_a_full_disk_loses_nothing_that_was_saved(whole, tmp_path):
+  code, output = program(tmp_path, 'full', 15)
+  assert code == 1 and f'{tmp_path}: the disk is full' in output, output
+  code, output = program(tmp_path)
+  assert code == 0 and 'going on from step 10' in output, output
+  assert (tmp_path / 'metrics.jsonl').read_bytes() == (whole / 'metrics.jsonl').read_bytes()
+
+
+def test_too_little_space_is_said_before_anything_is_trained(tmp_path, monkeypatch):
+  free = shutil.disk_usage(tmp_path)._replace(free=10_000)
+  monkeypatch.setattr(shutil, 'disk_usage', lambda path: free)
+  with pytest.raises(
+    InputError, match=f'{tmp_path}/checkpoints: 0.00 GB are free.*config.checkpoint.keep'
+  ):
+    train(tiny(), tmp_path)
+  assert not list((tmp_path / 'checkpoints').iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_anything_is_trained(tmp_path):
+  (tmp_path / 'file').touch()
+  with pytest.raises(InputError, match='--workdir: .*/file/run cannot be written .Not a directory'):
+    train(tiny(), tmp_path / 'file' / 'run')
+
+
+def test_a_loss_that_couples_a_batch_refuses_microbatches(tmp_path):
+  settings = {'parallel.microbatches': 2, 'loss.time_law': 'importance'}
+  with pytest.raises(InputError, match='config.parallel.microbatches: this loss couples'):
+    train(tiny(**settings), tmp_path / 'run')
+  assert not (tmp_path / 'run').exists()
+
+
 def test_a_batch_that_does_not_divide_is_refused_before_anything_is_made(tmp_path):
   with pytest.raises(InputError, match='config.dataset.batch_size: 12 .* 8 devices'):
     train(tiny(**{'dataset.batch_size': 12}), tmp_path / 'run')
@@ -150,9 +216,10 @@ def test_due_is_every_so_many_steps_and_the_last():
 
 
 def test_one_signal_is_noted_and_a_second_acts_at_once():
-  with signals() as received:
+  with stopping() as asked:
+    assert not asked()
     os.kill(os.getpid(), signal.SIGINT)
-    assert received == [signal.SIGINT]
+    assert asked() and asked.signum == signal.SIGINT
     with pytest.raises(KeyboardInterrupt):
       signal.raise_signal(signal.SIGINT)
   assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

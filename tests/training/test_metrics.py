@@ -13,9 +13,9 @@ def test_a_step_is_complete_when_two_later_ones_are_under_way():
   window = Window()
   complete = [list(window.add(step, {'loss': jnp.float32(step)})) for step in (1, 2, 3, 4)]
   assert complete == [[], [], [1], [2]]
-  assert window.mean() == {'loss': 1.5}
+  assert window.mean() == {'loss': 1.5, 'skipped': 0}
   assert list(window.flush()) == [3, 4]
-  assert window.mean() == {'loss': 3.5}
+  assert window.mean() == {'loss': 3.5, 'skipped': 0}
 
 
 def test_a_window_goes_on_from_its_record_bit_for_bit():

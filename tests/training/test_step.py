@@ -15,7 +15,7 @@ from ddpm_jax.losses import LOSSES, TIME_LAWS, LossOutput, Problem, make_factors
 from ddpm_jax.losses.time_laws import memory
 from ddpm_jax.training.parallel import PARALLEL, check_batch_size
 from ddpm_jax.training.state import init_state
-from ddpm_jax.training.step import make_train_step
+from ddpm_jax.training.step import make_train_step, several
 
 SHAPE, BATCH, LEVELS = (4, 4, 1), 16, 17
 DECAYS = {'0.9': 0.9}
@@ -40,7 +40,7 @@ def new_params():
   def draw(*shape):
     return jnp.asarray(rng.normal(size=shape) / np.sqrt(shape[0]), jnp.float32)
 
-  network = {'in': draw(16, 32), 'time': draw(32), 'out': draw(32, 16)}
+  network = {'in': draw(16, 128), 'time': draw(128), 'out': draw(128, 16)}
   return {'network': network, 'schedule': {}, 'loss': {}}
 
 
@@ -62,22 +62,28 @@ PROBLEM = Problem(
 )
 
 
-def make(mode, num_devices, loss=LOSSES['simple'], optimizer=None, flip=True):
-  """The compiled step on so many devices, a state for it, and the way."""
-  optimizer = optimizer or optax.adam(1e-2)
+def make_bare(mode, num_devices, loss=LOSSES['simple'], optimizer=None, flip=True, **options):
+  """The step, not compiled."""
   parallel = PARALLEL[mode](jax.devices()[:num_devices])
-  step = make_train_step(
+  return make_train_step(
     dataclasses.replace(PROBLEM, gather=parallel.gather),
     loss,
-    optimizer,
+    optimizer or optax.adam(1e-2),
     decays=DECAYS,
     ema_warmup=False,
     seed=3,
     num_levels=LEVELS,
     flip=flip,
     mean=parallel.mean,
+    **options,
   )
-  state = init_state(new_params(), optimizer, averages=tuple(DECAYS))
+
+
+def make(mode, num_devices, loss=LOSSES['simple'], optimizer=None, loss_state=(), **options):
+  """The compiled step on so many devices, a state for it, and the way."""
+  parallel = PARALLEL[mode](jax.devices()[:num_devices])
+  step = make_bare(mode, num_devices, loss, optimizer, **options)
+  state = init_state(new_params(), optimizer or optax.adam(1e-2), loss_state, tuple(DECAYS))
   return parallel.compile(step), parallel.place_state(state), parallel
 
 
@@ -180,6 +186,67 @@ def test_what_importance_remembers_is_the_same_on_any_number_of_devices():
   np.testing.assert_allclose(one['losses'], two['losses'], rtol=1e-5)
 
 
+@pytest.mark.parametrize('mode', PARALLEL)
+@pytest.mark.parametrize('num_devices', [1, 2])
+def test_microbatches_change_nothing_but_rounding(mode, num_devices):
+  found = []
+  for microbatches in (1, 4):
+    step, state, parallel = make(mode, num_devices, microbatches=microbatches)
+    for n in range(5):
+      state, metrics = step(state, parallel.place_batch(batch(n)))
+    found.append((jax.device_get(state.params), float(metrics['loss'])))
+  (params, loss), (others, other) = found
+  assert other == pytest.approx(loss, rel=1e-5)
+  for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(others), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize('mode', PARALLEL)
+def test_several_steps_at_one_call_are_those_steps(mode):
+  parallel = PARALLEL[mode](jax.devices()[:2])
+  _, state, _ = make(mode, 2)
+  by_one = []
+  step, other, _ = make(mode, 2)
+  for n in range(3):
+    other, metrics = step(other, parallel.place_batch(batch(n)))
+    by_one.append(float(metrics['loss']))
+  stacked = jax.tree.map(lambda *rows: np.stack(rows), *map(batch, range(3)))
+  at_once = parallel.compile(several(make_bare(mode, 2)))
+  state, metrics = at_once(state, parallel.place_batch(stacked, axis=1))
+  np.testing.assert_allclose(metrics['loss'], by_one, rtol=1e-6)
+  assert int(state.step) == 3
+  for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(other), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize('mode', PARALLEL)
+@pytest.mark.parametrize('bad', [np.nan, np.inf])
+def test_a_step_that_is_not_finite_changes_nothing_but_its_number(mode, bad):
+  """One example of one device at fault, at the second of three steps."""
+
+  def fails(problem, params, state, batch, keys):
+    output = LOSSES['simple'](problem, params, (), batch, keys)
+    values = jnp.where(batch['index'] == BATCH + 3, bad, output.values)
+    return LossOutput(values, {}, state + 1)
+
+  step, state, parallel = make(mode, 2, fails, loss_state=jnp.zeros(()))
+  states, skipped = [jax.device_get(state)], []
+  for n in range(3):
+    state, metrics = step(state, parallel.place_batch(batch(n)))
+    states.append(jax.device_get(state))
+    skipped.append(float(metrics['skipped']))
+  assert skipped == [0, 1, 0]
+  assert [int(state.step) for state in states] == [0, 1, 2, 3]
+  _, before, after, last = states
+  for a, b in zip(
+    *map(jax.tree.leaves, (before.replace(step=0), after.replace(step=0))), strict=True
+  ):
+    np.testing.assert_array_equal(a, b)
+  assert float(last.loss_state) == 2
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(last))
+  assert not np.array_equal(last.params['network']['in'], after.params['network']['in'])
+
+
 def test_keys_follow_from_seed_step_and_index_alone():
   """The loss sees exactly the keys of law: fold_in(fold_in(key(seed), step), index)."""
 
@@ -190,7 +257,8 @@ def test_keys_follow_from_seed_step_and_index_alone():
     return LossOutput(values, {}, (told, jax.random.key_data(keys.step)))
 
   optimizer = optax.sgd(0.1)
-  step, state, parallel = make('pmap', 1, spy, optimizer)
+  nothing = jnp.zeros((BATCH, 2), jnp.uint32), jnp.zeros(2, jnp.uint32)
+  step, state, parallel = make('pmap', 1, spy, optimizer, loss_state=nothing)
   first, _ = step(state, parallel.place_batch(batch(5)))
   examples, key = first.loss_state
   for n, index in enumerate(batch(5)['index']):
@@ -206,7 +274,7 @@ def test_the_loss_is_given_scaled_and_flipped_images():
     return LossOutput(values, {}, batch['image'])
 
   optimizer = optax.sgd(0.1)
-  step, state, parallel = make('pmap', 1, look, optimizer)
+  step, state, parallel = make('pmap', 1, look, optimizer, loss_state=jnp.zeros((BATCH, *SHAPE)))
   seen = np.asarray(step(state, parallel.place_batch(batch()))[0].loss_state)
   straight = 2 * batch()['image'] / (LEVELS - 1) - 1
   same = [np.allclose(a, b, atol=1e-6) for a, b in zip(seen, straight, strict=True)]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import sys
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ddpm_jax.config import Config, base_config, from_config_dict
+from ddpm_jax.losses import LOSSES
 from ddpm_jax.models.layers import Dropout
 
 SETTINGS = {
@@ -65,12 +67,42 @@ def tiny(**settings) -> Config:
   return from_config_dict(config)
 
 
+def broken(problem, params, state, batch, keys):
+  """The simple loss, NaN from step 13 on."""
+  output = LOSSES['simple'](problem, params, state, batch, keys)
+  return output._replace(values=jnp.where(batch['index'] < 12 * 16, output.values, jnp.nan))
+
+
+def counted(problem, params, state, batch, keys):
+  """The simple loss; its metrics tell which examples it saw, exactly on any number of devices."""
+  output = LOSSES['simple'](problem, params, state, batch, keys)
+  levels = jnp.round(8 * (batch['image'] + 1)).astype(jnp.int32).reshape(len(output.values), -1)
+  checksum = levels @ jnp.arange(1, levels.shape[1] + 1) % 1021
+  seen = {'index': batch['index'] * 1.0, 'checksum': checksum * 1.0}
+  return output._replace(metrics=output.metrics | seen)
+
+
+def full_disk(at: int) -> None:
+  """From step `at` on no file may grow beyond 3 kB."""
+  from ddpm_jax.training import report
+
+  look = report.Report.look
+
+  def wrapped(self, step, *arguments):
+    look(self, step, *arguments)
+    if step == at:
+      resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+
+  signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+  report.Report.look = wrapped
+
+
 def die_by(signum: signal.Signals, at: int) -> None:
   """SIGKILL strikes while the checkpoint of step `at` is being saved, the others after the step."""
-  from ddpm_jax.training import checkpoint, loop
+  from ddpm_jax.training import checkpoint, report
 
   owner, name = (
-    (checkpoint.Checkpoints, 'save') if signum == signal.SIGKILL else (loop.Report, 'look')
+    (checkpoint.Checkpoints, 'save') if signum == signal.SIGKILL else (report.Report, 'look')
   )
   method = getattr(owner, name)
 
@@ -83,17 +115,22 @@ def die_by(signum: signal.Signals, at: int) -> None:
 
 
 def main(workdir: str, settings: str, signum: str = '', at: str = '') -> int:
-  """Trains; where told so, is hit by a signal on the way."""
-  from ddpm_jax.errors import Interrupted
+  """Trains; where told so, is hit by a signal, or by a full disk, on the way."""
+  from ddpm_jax.errors import Failed, Interrupted
   from ddpm_jax.training import train
 
-  if signum:
+  if signum == 'full':
+    full_disk(int(at))
+  elif signum:
     die_by(signal.Signals[signum], int(at))
   try:
     train(tiny(**json.loads(settings)), workdir)
   except Interrupted as error:
     print(error)
     return 128 + error.signum
+  except Failed as error:
+    print(error, flush=True)
+    os._exit(1)
   return 0
 
 

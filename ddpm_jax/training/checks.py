@@ -1,0 +1,116 @@
+"""What is said before training of an experiment that would train in vain, or cannot begin."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax import Array
+
+from ddpm_jax.config import Config
+from ddpm_jax.errors import InputError
+from ddpm_jax.keys import Keys
+from ddpm_jax.losses import LOSSES, LossOutput, trained_variance
+from ddpm_jax.training.experiment import Experiment, batch_and_keys, new_state, refuse_gather
+from ddpm_jax.training.state import TrainState
+
+
+def check_training(experiment: Experiment) -> None:
+  """Raises InputError where training would be in vain, or a loss or a plug-in cannot begin.
+
+  What only samples or evaluates is free to leave a learned variance alone.
+  """
+  config, module = experiment.config, experiment.module
+  if getattr(module, 'learn_variance', False):
+    check_learned_variance(config, experiment.parameterization.head.variance)
+  if config.loss.name == 'hybrid':
+    check_estimates(config, experiment.problem.factors.time_law)
+  try:
+    state = jax.eval_shape(lambda: new_state(experiment))
+  except InputError:
+    raise
+  except ValueError as error:
+    raise InputError(f'config.loss.name: {error}') from error
+  if config.loss.noise_law:
+    check_noise_law(experiment)
+  if config.loss.name not in LOSSES:
+    check_plug_in(experiment, state)
+  if config.parallel.microbatches > 1:
+    check_parts(experiment, state)
+
+
+def check_learned_variance(config: Config, variance: str) -> None:
+  """Raises InputError where nothing trains or nothing draws by the variance that is learned."""
+  loss, sampler = config.loss, config.sampler
+  if loss.name in LOSSES and not trained_variance(loss.name, loss.arguments):
+    raise InputError(
+      f"config.model.learn_variance: the loss '{loss.name}' does not train it; take 'hybrid', or "
+      f"'variational' with config.loss.variance={variance}"
+    )
+  if loss.arguments.get('variance', variance) != variance:
+    raise InputError(
+      f"config.loss.variance: the network's learned variance is read as '{variance}' "
+      f'(config.parameterization.variance_head)'
+    )
+  if sampler.arguments.get('variance') != variance:
+    raise InputError(
+      f"config.sampler.name: '{sampler.name}' as it is set ignores the variance that the network "
+      f"learns; take 'ancestral' with config.sampler.variance={variance}, or unset "
+      'config.model.learn_variance'
+    )
+
+
+def check_estimates(config: Config, law: Any) -> None:
+  """Raises InputError for a law of t that defines an objective, not the mean over uniform times."""
+  options = inspect.signature(law).parameters
+  if 'estimate' in options and not options['estimate'].default:
+    raise InputError(
+      f"config.loss.time_law: '{config.loss.time_law}' does not estimate the mean over uniform "
+      "times, of which the bound in 'hybrid' is a part; set (estimate=True)"
+    )
+
+
+def check_plug_in(experiment: Experiment, state: TrainState) -> None:
+  """Raises InputError where a loss from elsewhere does not return what a loss returns."""
+
+  def run(state: TrainState, batch: dict[str, Array], keys: Keys) -> Any:
+    return experiment.loss(experiment.problem, state.params, state.loss_state, batch, keys)
+
+  where = f"config.loss.name: '{experiment.config.loss.name}'"
+  output = traced(where, run, state, *batch_and_keys(experiment))
+  size = experiment.problem.batch_size
+  if not isinstance(output, LossOutput) or getattr(output.values, 'shape', None) != (size,):
+    raise InputError(f'{where} does not return LossOutput(values (B,), metrics, state)')
+
+
+def check_parts(experiment: Experiment, state: TrainState) -> None:
+  """Raises InputError where the loss wants the whole batch, and it is to come in parts."""
+  problem = dataclasses.replace(experiment.problem, gather=refuse_gather)
+
+  def run(state: TrainState, batch: dict[str, Array], keys: Keys) -> Any:
+    return experiment.loss(problem, state.params, state.loss_state, batch, keys)
+
+  jax.eval_shape(run, state, *batch_and_keys(experiment))
+
+
+def check_noise_law(experiment: Experiment) -> None:
+  """Raises InputError where a law of the noise does not return two noises like the images."""
+  problem, (batch, keys) = experiment.problem, batch_and_keys(experiment)
+  where = f"config.loss.noise_law: '{experiment.config.loss.noise_law}'"
+  found = traced(where, functools.partial(problem.factors.noise_law, problem), batch, keys)
+  shapes = [getattr(noise, 'shape', None) for noise in jax.tree.leaves(found)]
+  if shapes != [batch['image'].shape] * 2:
+    raise InputError(f"{where} does not return (eps, shown), both like batch['image']")
+
+
+def traced(where: str, function: Callable, *args: Any) -> Any:
+  """What a function of these shapes returns; InputError naming the place where it raises."""
+  try:
+    return jax.eval_shape(function, *args)
+  except Exception as error:
+    line = str(error).strip().split('\n')[0]
+    raise InputError(f'{where}: {type(error).__name__}: {line}') from error

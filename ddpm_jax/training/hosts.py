@@ -1,0 +1,209 @@
+"""Several hosts that run one program: how they meet, what they must agree on, how they part."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import json
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
+
+from ddpm_jax.config import Config, provenance, to_json
+from ddpm_jax.errors import Failed, InputError
+
+GRACE = 2.0  # seconds that the first host outlives an error of all, for the others to tell of it
+# What the collectives of each platform say when a host has gone.
+LOST = re.compile(r'gloo|nccl|collective|coordination service|connection (reset|closed)', re.I)
+
+
+def join(
+  coordinator: str | None = None,
+  num_processes: int | None = None,
+  process_id: int | None = None,
+  timeout: int = 300,
+) -> None:
+  """Meets the other hosts; comes before anything that asks for devices.
+
+  What is not given is read from the cluster: Cloud TPU, GKE, Slurm or Open MPI.
+
+  Args:
+    coordinator: 'address:port' of host 0, at which they meet.
+    num_processes: how many they are.
+    process_id: which of them this is, from 0.
+    timeout: seconds to wait for the others; afterwards the program ends with exit code 2. A host
+      that is silent for as long ends them all.
+
+  Raises:
+    InputError: they are no cluster's, and not all are given; one does not fit the others; or they
+      have unequal numbers of devices.
+  """
+  told = f'{num_processes or "the"} hosts at {coordinator or "the address of the cluster"}'
+
+  # The runtime's own end of waiting is a crash that Python does not see.
+  watch = threading.Timer(timeout, give_up, [told, timeout])
+  watch.daemon = True
+  watch.start()
+  try:
+    jax.distributed.initialize(
+      coordinator,
+      num_processes,
+      process_id,
+      initialization_timeout=timeout + 60,
+      heartbeat_timeout_seconds=timeout,
+    )
+  except (ValueError, RuntimeError) as error:
+    raise InputError(
+      f'--distributed: {error}; give --coordinator, --num_processes and --process_id'
+    ) from error
+  finally:
+    watch.cancel()
+  counts = collections.Counter(device.process_index for device in jax.devices())
+  if len(set(counts.values())) > 1:
+    listed = ', '.join(f'host {host} has {counts[host]}' for host in sorted(counts))
+    raise InputError(f'the hosts have unequal numbers of devices: {listed}')
+
+
+def give_up(told: str, timeout: int) -> None:
+  """Ends the program: the others have not come."""
+  print(
+    f'--distributed: not all of {told} have come within {timeout} s; start each of them with the '
+    'same --coordinator and --num_processes and a --process_id of its own',
+    file=sys.stderr,
+    flush=True,
+  )
+  os._exit(2)
+
+
+def is_first() -> bool:
+  """Whether this host is the one that writes and tells."""
+  return jax.process_index() == 0
+
+
+def say(line: str) -> None:
+  """Prints a line, once for all hosts."""
+  if is_first():
+    print(line, flush=True)
+
+
+def agree(config: Config, folder: epath.Path, **facts: Any) -> None:
+  """Lets hosts begin together that run one experiment by one code and keep it in one folder.
+
+  Args:
+    config: this host's.
+    folder: of this host's checkpoints; host 0 makes it.
+    **facts: what else must be the same, such as the number of examples.
+
+  Raises:
+    InputError: on every host, naming what differs and where.
+  """
+  if jax.process_count() == 1:
+    return
+  mine = flat({'config': to_json(config), 'checkpoints': str(folder), **facts, **code()})
+  first, *others = everyone(mine)
+  for host, other in enumerate(others, 1):
+    differ = [name for name in first | other if first.get(name) != other.get(name)]
+    if differ:
+      name = differ[0]
+      more = f', and in {", ".join(differ[1:4])}' if differ[1:] else ''
+      raise InputError(
+        f'host {host} differs from host 0 in {name}: {other.get(name)!r}, not '
+        f'{first.get(name)!r}{more}; start every host with the same command and code'
+      )
+  blind = [host for host, sees in enumerate(everyone(is_shared(folder))) if not sees]
+  if blind:
+    raise InputError(
+      f'host {blind[0]} does not see what host 0 writes to {folder}; give a --workdir, or a '
+      'config.checkpoint.folder, that all hosts share'
+    )
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+  """Raises an InputError on every host where one of them has one."""
+  problem = None
+  try:
+    yield
+  except InputError as error:
+    if jax.process_count() == 1:
+      raise
+    problem = str(error)
+  if jax.process_count() == 1:
+    return
+  found = {host: text for host, text in enumerate(everyone(problem)) if text}
+  if found:
+    host, text = next(iter(found.items()))
+    raise InputError(text if len(found) == jax.process_count() else f'host {host}: {text}')
+
+
+def code() -> dict[str, Any]:
+  """The code that a host runs."""
+  found = provenance()
+  return {'git_revision': found['git_revision'], 'versions': found['versions']}
+
+
+def flat(tree: Mapping[str, Any], path: str = '') -> dict[str, Any]:
+  """{'config': {'seed': 0}} as {'config.seed': 0}."""
+  found: dict[str, Any] = {}
+  for name, value in tree.items():
+    nested = flat(value, f'{path}{name}.') if isinstance(value, Mapping) else None
+    found |= {f'{path}{name}': value} if nested is None else nested
+  return found
+
+
+def everyone(value: Any) -> list[Any]:
+  """The value of each host, as JSON carries it."""
+  text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+  sizes = multihost_utils.process_allgather(np.array(text.size, np.int32)).ravel()
+  rows = multihost_utils.process_allgather(np.pad(text, (0, sizes.max() - text.size)))
+  return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
+
+
+def is_shared(folder: epath.Path) -> bool:
+  """Whether this host sees what host 0 writes there."""
+  mark = folder / f'.mark-{everyone(time.time_ns())[0]}'
+  if is_first():
+    folder.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+  multihost_utils.sync_global_devices('marked')
+  sees = mark.exists()
+  multihost_utils.sync_global_devices('seen')
+  if is_first():
+    mark.unlink()
+  return sees
+
+
+@contextlib.contextmanager
+def lost_hosts() -> Iterator[None]:
+  """Turns what a collective says when a host has gone into one line.
+
+  Raises:
+    Failed: another host has gone.
+  """
+  try:
+    yield
+  except (jax.errors.JaxRuntimeError, ValueError) as error:
+    if isinstance(error, InputError) or jax.process_count() == 1 or not LOST.search(str(error)):
+      raise
+    reason = ' '.join(str(error).split())[:160]
+    raise Failed(
+      f'host {jax.process_index()}: lost another host ({reason}); the same command on all hosts '
+      'goes on from the newest checkpoint'
+    ) from error
+
+
+def part(exit_code: int) -> None:
+  """Ends the program at once after an error: hosts that wait for the others to end would hang."""
+  if exit_code in (1, 2) and jax.distributed.is_initialized():
+    if is_first():
+      time.sleep(GRACE)
+    os._exit(exit_code)

@@ -1,0 +1,95 @@
+"""What a run tells of itself while it goes: lines, held-out losses, previews."""
+
+from __future__ import annotations
+
+import pathlib
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from ddpm_jax.training import hosts, pictures
+from ddpm_jax.training.experiment import Experiment
+from ddpm_jax.training.metrics import Display, MetricWriter, Window
+from ddpm_jax.training.parallel import Parallel
+from ddpm_jax.training.state import TrainState
+
+
+def due(step: int, every: int, num_steps: int) -> bool:
+  """Whether what happens every so many steps, and at the end, happens now."""
+  return step % every == 0 or step == num_steps
+
+
+class Report:
+  """Of all hosts the first writes it; the others only keep in step."""
+
+  def __init__(
+    self,
+    experiment: Experiment,
+    parallel: Parallel,
+    workdir: pathlib.Path,
+    window: Window,
+    step: int,
+  ):
+    config = experiment.config
+    self._experiment, self._parallel = experiment, parallel
+    self._workdir, self._window = workdir, window
+    self._config, self._num_steps = config, config.training.num_steps
+    self._tells = hosts.is_first()
+    if self._tells:
+      self._writer = MetricWriter(workdir, step)
+      self._display = Display(step, self._num_steps, config.dataset.batch_size)
+      self._heldout = experiment.kind.make_heldout(experiment)
+      self._preview = pictures.make_preview(experiment)
+    self._start, self._first, self._looked = time.monotonic(), 0.0, 0.0
+
+  def __enter__(self) -> Report:
+    return self
+
+  def __exit__(self, *exception: object) -> None:
+    if self._tells:
+      self._display.close()
+      self._writer.close()
+
+  def complete(self, steps: Iterator[int]) -> None:
+    """Writes a line for each of the complete steps that is due one."""
+    for step in steps:
+      self._first = self._first or time.monotonic() - self._start
+      if not due(step, self._config.logging.every_steps, self._num_steps):
+        continue
+      scalars = self._window.mean()
+      if self._tells:
+        scalars['learning_rate'] = np.asarray(self._experiment.learning_rate(step - 1)).item()
+        rate = self._display.update(step, scalars.get('loss'))
+        self._writer.write(step, scalars, {'images_per_second': rate})
+
+  def look(self, step: int, state: TrainState) -> None:
+    """Judges the averaged parameters, where that is due."""
+    heldout = due(step, self._config.evaluation.every_steps, self._num_steps)
+    preview = due(step, self._config.logging.preview_every_steps, self._num_steps)
+    if not (heldout or preview):
+      return
+    self.complete(self._window.flush())
+    # One device does it: what is small is not worth all of them.
+    params = self._parallel.on_one_device(next(iter(state.ema.values())))
+    if not self._tells:
+      return
+    begin = time.monotonic()
+    if heldout:
+      self._writer.write(step, self._heldout(params))
+    if preview:
+      pixels = self._preview(params)
+      pictures.write_png(self._workdir / 'samples' / f'step_{step:07d}.png', pixels)
+      self._writer.image(step, 'preview', pixels)
+    self._looked += time.monotonic() - begin
+
+  def summary(self) -> None:
+    """The last lines on the screen."""
+    if not self._tells:
+      return
+    curve = pictures.loss_curve(self._workdir)
+    seconds = time.monotonic() - self._start
+    print(
+      f'trained to step {self._num_steps} in {seconds:.0f} s: {self._first:.0f} s until the first '
+      f'step was done, {self._looked:.0f} s on held-out losses and previews\n{curve}'
+    )

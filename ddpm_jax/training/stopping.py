@@ -1,0 +1,87 @@
+"""How a run hears that it is to end: Ctrl-C, or SIGTERM as schedulers and preemptions send it."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+
+class Asked:
+  """Whether the run is asked to end: called once before each step, by every host alike.
+
+  Attributes:
+    signum: the signal that did it.
+  """
+
+  def __init__(self, hears: Callable[[], bool]):
+    self._hears = hears
+    self.signum = signal.SIGTERM
+
+  def __call__(self) -> bool:
+    return self._hears()
+
+
+@contextlib.contextmanager
+def stopping() -> Iterator[Asked]:
+  """Hears SIGINT and SIGTERM; a second one acts at once, as it always did.
+
+  With several hosts it is enough that one hears a SIGTERM: JAX's service finds the next step that
+  all of them will reach, and all are asked to end there.
+  """
+  with several_hosts() if jax.process_count() > 1 else one_host() as asked:
+    yield asked
+
+
+@contextlib.contextmanager
+def one_host() -> Iterator[Asked]:
+  """Handlers of our own."""
+  received: list[int] = []
+
+  def handle(number: int, frame: Any) -> None:
+    del frame
+    received.append(number)
+    asked.signum = signal.Signals(number)
+    restore()
+
+  asked = Asked(lambda: bool(received))
+  with handling(handle, signal.SIGINT, signal.SIGTERM) as restore:
+    yield asked
+
+
+@contextlib.contextmanager
+def several_hosts() -> Iterator[Asked]:
+  """SIGTERM is left to JAX's service; Ctrl-C is handed on to it."""
+  calls = itertools.count()
+
+  def handle(number: int, frame: Any) -> None:
+    del number, frame
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  with handling(handle, signal.SIGINT):
+    # Its own count, without gaps: the service waits for one number exactly.
+    yield Asked(lambda: multihost_utils.reached_preemption_sync_point(next(calls)))
+
+
+@contextlib.contextmanager
+def handling(handler: Callable[[int, Any], None], *signals: int) -> Iterator[Callable[[], None]]:
+  """Sets a handler where the main thread can; yields what sets the previous ones again."""
+  previous: dict[int, Any] = {}
+
+  def restore() -> None:
+    for number, old in previous.items():
+      signal.signal(number, old)
+
+  if threading.current_thread() is threading.main_thread():
+    previous |= {number: signal.signal(number, handler) for number in signals}
+  try:
+    yield restore
+  finally:
+    restore()
