@@ -9,7 +9,7 @@ python := $(VENV)/bin/python
 ready := $(VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow figures lint format clean
+.PHONY: help demo test test-slow soak figures lint format clean
 
 help:  ## this list (the default)
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1|/p' Makefile | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -26,6 +26,9 @@ test: $(ready)  ## the quick suite
 
 test-slow: $(ready)  ## what takes over a minute by itself
 	@$(python) -m pytest -m slow
+
+soak: $(ready)  ## kill a run of several hosts thirty times and look what was lost (15 minutes)
+	@PYTHONPATH=.:tests/training $(python) tests/training/soak.py
 
 figures: $(ready)  ## draw the figures of docs/mathematics.md and docs/losses.md
 	@$(python) -m experiments.figures
