@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import statistics
+
 import numpy as np
 from sklearn.metrics import pairwise_distances_argmin_min
 
@@ -16,11 +19,12 @@ def spread_ratio(
 def spread(images: np.ndarray, labels: np.ndarray) -> float:
   """sqrt of the variance of a pixel within its class, averaged over pixels, then over classes.
 
-  A class with one image has no variance and does not count; without classes labels are all equal.
+  A class with one image has no variance and does not count: NaN where there are no others. Without
+  classes labels are all equal.
   """
   of_class = (images[labels == label] for label in np.unique(labels))
   variances = [rows.var(axis=0, ddof=1).mean() for rows in of_class if len(rows) > 1]
-  return float(np.sqrt(np.mean(variances)))
+  return math.sqrt(statistics.fmean(variances)) if variances else math.nan
 
 
 def nearest_ratio(samples: np.ndarray, train: np.ndarray, heldout: np.ndarray) -> float:

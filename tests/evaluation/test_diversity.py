@@ -32,6 +32,12 @@ def test_spread_is_within_classes():
   assert spread(images, np.array([0, 0, 1, 1, 2])) == pytest.approx(np.sqrt((2 + 8) / 2))
 
 
+def test_one_image_of_a_class_has_no_spread():
+  images = np.array([[0.0], [2.0], [5.0]])
+  assert spread(images, np.array([0, 0, 1])) == pytest.approx(2**0.5), 'that of the first class'
+  assert np.isnan(spread(images, np.arange(3)))
+
+
 def test_nearest_by_hand():
   among = np.array([[0.0, 0.0], [3.0, 4.0]])
   assert nearest(np.array([[0.0, 1.0], [3.0, 6.0]]), among) == pytest.approx((1 + 2) / 2)
