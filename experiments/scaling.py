@@ -25,7 +25,7 @@ from experiments import cli
 CONFIG = cli.config_flag()
 BATCH = flags.DEFINE_integer('batch_per_chip', 16, 'Images on each chip.', lower_bound=1)
 SHARE = flags.DEFINE_float(
-  'share', scaling.SHARE, "Of a chip's rate, reached by the step alone.", 0.0, 1.0
+  'share', scaling.SHARE, "Of a chip's rate, reached by the step alone.", 0.01, 1.0
 )
 COUNTS = (8, 32, 256, 512, 1024, 4096)
 
