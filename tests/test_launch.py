@@ -11,7 +11,6 @@ import pytest
 import yaml
 
 from ddpm_jax.training.metrics import read
-from experiments.train import main as train_main
 
 ROOT = pathlib.Path(__file__).parents[1]
 LAUNCH = ROOT / 'experiments' / 'launch'
@@ -24,10 +23,8 @@ SMALL = (
 )
 
 
-@pytest.mark.parametrize('path', sorted(LAUNCH.iterdir()), ids=lambda path: path.name)
+@pytest.mark.parametrize('path', sorted(LAUNCH.glob('*.*')), ids=lambda path: path.name)
 def test_every_recipe_says_how_it_is_stopped_and_resumed(path):
-  if path.is_dir():
-    return
   text = path.read_text()
   assert re.search(r'stop|Ctrl-C', text, re.I) and re.search(r'resume|goes on from', text, re.I)
   if path.suffix in ('.sh', '.sbatch'):
@@ -41,7 +38,6 @@ def test_the_job_set_starts_a_host_for_each_of_its_pods():
   (container,) = spec['template']['spec']['containers']
   (line,) = container['args']
   assert line.startswith('exec python -u -m experiments.train') and '--distributed' in line
-  assert train_main.__module__ == 'experiments.train'
 
 
 def stand_in(folder, name, text):

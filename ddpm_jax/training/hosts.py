@@ -137,8 +137,6 @@ def together() -> Iterator[None]:
     if jax.process_count() == 1:
       raise
     problem = str(error)
-  if jax.process_count() == 1:
-    return
   found = {host: text for host, text in enumerate(everyone(problem)) if text}
   if found:
     host, text = next(iter(found.items()))
