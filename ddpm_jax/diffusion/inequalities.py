@@ -242,6 +242,15 @@ def chain_rule_information(joint: Array) -> Identity:
   return Identity(mutual_information(pairs), mutual_information(joint.sum(1)) + given_x)
 
 
+def information_by_entropies(joint: Array) -> Identity:
+  """I(X; Y) = H(X) - H(X | Y), for a table (x, y); of its transpose it is H(Y) - H(Y | X).
+
+  Reference: C&T, theorem 2.4.1.
+  """
+  known = conditional_entropy(joint.T)
+  return Identity(mutual_information(joint), entropy(joint.sum(1)) - known)
+
+
 def de_bruijn(law: Normal | Line, t: Array | float) -> Identity:
   """d/dt H(x + √t eps) = ½ J(x + √t eps), J = E‖∇ log p‖², for t > 0.
 
@@ -263,6 +272,7 @@ IDENTITIES = {
   'chain_rule_entropy': chain_rule_entropy,
   'chain_rule_divergence': chain_rule_divergence,
   'chain_rule_information': chain_rule_information,
+  'information_by_entropies': information_by_entropies,
   'de_bruijn': de_bruijn,
   'i_mmse': i_mmse,
 }

@@ -85,7 +85,8 @@ def langevin_step(x: Array, score: Array, h: Array | float, eps: Array) -> Array
 def ula(score: Score, *, step: float, variance: Array | float) -> Kernel:
   """x ← x + h score(x) + √(2h) eps, h = step · variance: unadjusted Langevin.
 
-  The limit is off by O(step). On N(mean, Σ) with one variance it is N(mean, Σ (1 - ½ h Σ⁻¹)⁻¹).
+  The limit is off by O(step). On N(mean, Σ) with one variance it is N(mean, Σ (1 - ½ h Σ⁻¹)⁻¹):
+  `ula_variance` of each eigenvalue.
 
   Args:
     score: of one example.
@@ -101,6 +102,23 @@ def ula(score: Score, *, step: float, variance: Array | float) -> Kernel:
     return State(x), Info(jnp.ones(()), jnp.ones((), bool))
 
   return Kernel(State, advance)
+
+
+def ula_variance(variance: Array | float, h: Array | float) -> Array | float:
+  """V = variance / (1 - h / (2 variance)): the limit of `ula` on a Gaussian, for 0 < h < 2 variance.
+
+  The step is x - mean ← (1 - h / variance)(x - mean) + √(2h) eps, and V solves
+  V = (1 - h / variance)² V + 2h. From h = 2 variance on there is no limit.
+
+  Args:
+    variance: of the target; elementwise.
+    h: the step's length.
+
+  Raises:
+    ValueError: unless 0 < h < 2 variance, where both are concrete.
+  """
+  room = 1 - positive(h, 'h') / (2 * positive(variance, 'variance'))
+  return variance / positive(room, '1 - h / (2 variance)')
 
 
 def mala(log_density: Callable[[Array], Array], *, step: float, variance: Array | float) -> Kernel:
@@ -205,13 +223,16 @@ def corrector(
 ) -> Array:
   """x + h score(x) + √(2h) eps at time t, √(h/2) |score| / |eps| = snr: between two predictions.
 
-  The drift is `snr` times as long as the noise: for 'norms' in every example, by its own |score|
-  and |eps|; for 'noise' where these are what they are on average over points with their noise,
-  √dim / sigma and √dim. Song et al. put the batch's mean norms into the formula, so that an
-  example depends on its neighbors; both lengths here are free of that. But a length that varies
-  with x and eps moves the limit: on N(0, s²) in d > 2 dimensions 'norms' ends, for ever smaller
-  snr, at the variance s² (1 + 2/d)². That is nothing for an image and much for a point. 'noise'
-  leaves q(xt) as it is up to O(snr⁴) a step. Their algorithm 5 (VP) also multiplies h by
+  For 'norms' the drift is `snr` times as long as the noise in every example, by its own |score|
+  and |eps|. For 'noise' the score in the formula is ∇ log q(xt | x0) = -eps / sigma, so that
+  h = 2 (snr sigma)². That of q(xt) is shorter, E|score|² = d / sigma² - alpha² mmse / sigma⁴ in d
+  dimensions, and the drift then at most `snr` times as long as the noise, in root mean square.
+
+  Song et al. put the batch's mean norms into the formula, so that an example depends on its
+  neighbors; both lengths here are free of that. But a length that varies with x and eps moves the
+  limit: on N(0, s²) in d > 2 dimensions 'norms' ends, for ever smaller snr, at the variance
+  s² (1 + 2/d)². That is nothing for an image and much for a point. 'noise' leaves q(xt) as it is up
+  to O(snr⁴) a step. Their algorithm 5 (VP) also multiplies h by
   1 - beta_t, which belongs to a grid and is near 1; algorithm 4 (VE) doesn't, nor does this.
 
   Args:

@@ -72,7 +72,8 @@ def predictor_corrector(
   Args:
     predictor: a key of PREDICTORS.
     corrector_steps: evaluations of the denoiser beyond the predictor's, in each update.
-    snr: above 0: how long the corrector's drift is beside its noise, which sets h.
+    snr: above 0: how long the corrector's drift is beside its noise, which sets h; with the length
+      'noise' the most that it is (diffusion.langevin.corrector).
     length: a key of diffusion.langevin.LENGTHS: how h follows from snr.
 
   Raises:

@@ -720,6 +720,7 @@ IDENTITY_INSTANCES = {
   'chain_rule_entropy': lambda rng: (table(rng, 2, 3, 1, 4),),
   'chain_rule_divergence': lambda rng: (table(rng, 2, 3, 4), full_table(rng, 2, 3, 4)),
   'chain_rule_information': lambda rng: (table(rng, 2, 3, 4),),
+  'information_by_entropies': lambda rng: (table(rng, 3, 4),),
   'de_bruijn': lambda rng: (identity_law(rng), rng.uniform(0.5, 3)),
   'i_mmse': lambda rng: (identity_law(rng), rng.uniform(0.05, 2)),
 }
@@ -761,6 +762,11 @@ def test_chain_rules_by_hand():
   left, right = inequalities.chain_rule_divergence(joint, np.full((2, 2), 0.25))
   assert left == approx(0.5 * math.log(2))
   assert right == approx(0.5 * math.log(2))
+  # Y is a coin, X is 0 in three cases of four, and both together are worth three halves of a bit.
+  for table in (joint, joint.T):
+    left, right = inequalities.information_by_entropies(table)
+    assert left == approx(by_hand([0.75, 0.25]) + math.log(2) - 1.5 * math.log(2))
+    assert right == approx(by_hand([0.75, 0.25]) + math.log(2) - 1.5 * math.log(2))
 
 
 # The tables of the module and of this file go together.

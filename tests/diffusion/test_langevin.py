@@ -28,6 +28,7 @@ from ddpm_jax.diffusion.langevin import (
   mala,
   run,
   ula,
+  ula_variance,
 )
 from ddpm_jax.diffusion.oracle import GaussianData
 
@@ -70,6 +71,8 @@ def test_stationary_covariance_of_ula_on_a_gaussian(x64, step):
     moment = of_x @ moment @ of_x.T + of_eps @ of_eps.T
   expected = COVARIANCE @ np.linalg.inv(np.eye(2) - h / 2 * np.linalg.inv(COVARIANCE))
   np.testing.assert_allclose(moment, expected, rtol=1e-10)
+  limits = ula_variance(np.linalg.eigvalsh(COVARIANCE), h)
+  np.testing.assert_allclose(np.linalg.eigvalsh(moment), limits, rtol=1e-10)
   # In the narrowest direction that is s² / (1 - step / 2), the module's rule.
   assert np.linalg.eigvalsh(moment)[0] == pytest.approx(SMALLEST / (1 - step / 2), rel=1e-10)
 
@@ -453,6 +456,8 @@ def test_limits_of_the_corrector_on_a_gaussian():
 BAD = {
   'step is 0': lambda: ula(gaussian_score, step=0, variance=1.0),
   'step is -1': lambda: mala(log_mixture, step=-1, variance=1.0),
+  '1 - h / (2 variance) is 0.0': lambda: ula_variance(0.5, 1.0),
+  'h is 0': lambda: ula_variance(0.5, 0),
   'variance is [1. 0.]': lambda: ula(gaussian_score, step=1, variance=np.array([1.0, 0.0])),
   'snr is 0': lambda: corrector(ONE, gaussian_denoiser(1), jnp.ones((1, 1)), 0, 1.0, snr=0),
   "length 'nrms' is not one of noise, norms": lambda: corrector(
