@@ -32,6 +32,11 @@ def unknown(name: str, options: Iterable[str], field: str) -> str:
   return f"{field}: '{name}' is not one of {', '.join(options)}{hint}"
 
 
+def one_line(error: BaseException) -> str:
+  """What an error of another library says, on one line; its name where it says nothing."""
+  return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 class Interrupted(Exception):
   """A signal ended a long piece of work, after it had saved. The mains exit with 128 + signum."""
 

@@ -22,6 +22,7 @@ from absl import flags
 
 from ddpm_jax import data
 from ddpm_jax.config import Config, from_json, to_json
+from ddpm_jax.data.pictures import read_picture
 from ddpm_jax.errors import InputError
 from ddpm_jax.evaluation.catalog import sampler_table
 from ddpm_jax.evaluation.gallery import COLUMNS, by_class
@@ -29,14 +30,13 @@ from ddpm_jax.evaluation.progress import progress
 from ddpm_jax.evaluation.report import times
 from ddpm_jax.evaluation.sampling import (
   Samples,
-  balanced_labels,
   draw_path,
   draw_samples,
   save_samples,
 )
 from ddpm_jax.training import Run, backend, hosts, load_run
 from ddpm_jax.training.denoising import Picture
-from ddpm_jax.training.pictures import ROWS, grid, read_picture, write_gif, write_png
+from ddpm_jax.training.pictures import ROWS, grid, write_gif, write_png
 from experiments import cli
 
 WORKDIR = flags.DEFINE_string('workdir', None, "The run's folder.")
@@ -142,10 +142,12 @@ def chosen_picture(run: Run) -> Picture | None:
   if run.experiment.kind.name != 'denoiser':
     raise InputError('--init_image: an autoencoder has no path to begin on')
   shape = run.experiment.dataset.image_shape
-  image = data.scale(jnp.asarray(read_picture(INIT_IMAGE.value, shape, '--init_image')), 256)
+  under = run.config.dataset.arguments.get('background', 'white')
+  pixels = read_picture(INIT_IMAGE.value, shape, '--init_image', under)
+  image = data.scale(jnp.asarray(pixels), 256)
   mask, usual = None, 0.5
   if MASK.value is not None:
-    white = read_picture(MASK.value, (*shape[:2], 1), '--mask') > 127
+    white = read_picture(MASK.value, (*shape[:2], 1), '--mask', under) > 127
     mask, usual = jnp.asarray(~white), 1.0
   strength = usual if STRENGTH.value is None else STRENGTH.value
   if not 0 < strength <= 1:
@@ -155,13 +157,16 @@ def chosen_picture(run: Run) -> Picture | None:
 
 def chosen_labels(run: Run, num: int) -> np.ndarray | None:
   """The classes to ask for."""
-  classes = run.experiment.dataset.num_classes
-  if LABEL.value is None:
-    return balanced_labels(num, classes)
-  if classes is None or LABEL.value >= classes:
-    mend = 'leave it out' if classes is None else f'give 0 to {classes - 1}'
-    raise InputError(f'--label: {LABEL.value} is not one of the {classes or 0} classes; {mend}')
-  return np.full(num, LABEL.value, np.int32)
+  dataset, label = run.experiment.dataset, LABEL.value
+  if label is None:
+    return dataset.balanced_labels(num)
+  if dataset.classes is None:
+    raise InputError(f'--label: {label}: the run has no classes; leave it out')
+  if label not in dataset.classes:
+    what = 'has no training example' if label < dataset.num_classes else 'is no class'
+    given = ', '.join(map(str, dataset.classes))
+    raise InputError(f'--label: {label} {what}; give one of {given}')
+  return np.full(num, label, np.int32)
 
 
 if __name__ == '__main__':

@@ -22,7 +22,7 @@ from ddpm_jax.errors import InputError, choose
 from ddpm_jax.evaluation import report
 from ddpm_jax.evaluation.distances import DISTANCES, Features, Measured, measured
 from ddpm_jax.evaluation.progress import progress
-from ddpm_jax.evaluation.sampling import balanced_labels, draw_samples
+from ddpm_jax.evaluation.sampling import draw_samples
 from ddpm_jax.samplers import SAMPLERS
 from ddpm_jax.training import Experiment, Run, backend, build, load_run
 from experiments import cli
@@ -97,7 +97,7 @@ def within(run: Run, name: str, budget: int) -> Experiment | None:
 
 def draw(experiment: Experiment, run: Run) -> np.ndarray:
   """The samples, as floats in [-1, 1]."""
-  labels = balanced_labels(NUM.value, experiment.dataset.num_classes)
+  labels = experiment.dataset.balanced_labels(NUM.value)
   images = draw_samples(
     experiment,
     run.params,

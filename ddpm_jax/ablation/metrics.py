@@ -23,7 +23,7 @@ from ddpm_jax.evaluation.gallery import COLUMNS, by_class
 from ddpm_jax.evaluation.gradients import gradient_noise
 from ddpm_jax.evaluation.likelihood import split_bits
 from ddpm_jax.evaluation.noise_levels import make_bin_errors
-from ddpm_jax.evaluation.sampling import balanced_labels, draw_samples
+from ddpm_jax.evaluation.sampling import draw_samples
 from ddpm_jax.training import Experiment, build
 from ddpm_jax.training.benchmark import batches
 from ddpm_jax.training.checkpoint import Checkpoints, folder_of
@@ -104,7 +104,7 @@ def samples(trained: Trained) -> dict[str, float]:
   experiment = trained.experiment
   config = experiment.config
   num = config.evaluation.num_samples
-  labels = balanced_labels(num, experiment.dataset.num_classes)
+  labels = experiment.dataset.balanced_labels(num)
   options = {'seed': config.seed, 'batch_size': config.evaluation.batch_size}
   images = draw_samples(experiment, trained.params, num, labels, **options)
   write_png(trained.workdir / GRID, grid(by_class(images, labels), COLUMNS))

@@ -1,7 +1,14 @@
 """Data sets, and the stream of batches that training reads."""
 
 from ddpm_jax.data.augmentation import augment
-from ddpm_jax.data.dataset import Arrays, Dataset, Decoded, Split, held_out
+from ddpm_jax.data.dataset import (
+  Arrays,
+  Dataset,
+  Decoded,
+  Split,
+  check_examples,
+  held_out,
+)
 from ddpm_jax.data.images import quantize, random_flip, scale, to_uint8
 from ddpm_jax.data.mixture import mixture
 from ddpm_jax.data.pipeline import batches, train_iterator
@@ -16,6 +23,7 @@ __all__ = [
   'arrays',
   'augment',
   'batches',
+  'check_examples',
   'digits',
   'folder',
   'held_out',

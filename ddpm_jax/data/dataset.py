@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+
+from ddpm_jax.errors import InputError
 
 Batch = dict[str, np.ndarray]
 Rows = slice | np.ndarray
@@ -16,7 +18,10 @@ _MEMORY = 2**29  # bytes: a split larger than this is decoded anew each time it 
 
 
 class Split(Protocol):
-  """Random access: `split[rows]` is {'image': uint8 (b, H, W, C), 'label': int32 (b,)}."""
+  """Random access: `split[rows]` is {'image': uint8 (b, H, W, C), 'label': int32 (b,)}.
+
+  One that knows all labels without reading has them as its attribute `labels`, (N,).
+  """
 
   def __len__(self) -> int: ...
 
@@ -25,27 +30,72 @@ class Split(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-  """Images with values 0 … num_levels-1; without classes every label is 0."""
+  """Images with values 0 … num_levels-1; without classes every label is 0.
+
+  Attributes:
+    name: for people.
+    train: what is trained on.
+    test: what is held out.
+    image_shape: (H, W, C).
+    num_levels: of a component, 2 … 256.
+    num_classes: labels are 0 … num_classes-1; None without classes.
+    classes: those that have a training example, which previews and samples are of; found in the
+      labels of `train` where it knows them, else all.
+
+  Raises:
+    ValueError: a label is not below num_classes.
+  """
 
   name: str
   train: Split
   test: Split
-  image_shape: tuple[int, int, int]  # height, width, channels
+  image_shape: tuple[int, int, int]
   num_levels: int
   num_classes: int | None
+  classes: tuple[int, ...] | None = None
+
+  def __post_init__(self) -> None:
+    object.__setattr__(self, 'classes', self._trained())
+
+  def balanced_labels(self, num: int) -> np.ndarray | None:
+    """`classes` in turn, int32 (num,); None without classes."""
+    return None if self.classes is None else np.resize(np.asarray(self.classes, np.int32), num)
+
+  def _trained(self) -> tuple[int, ...] | None:
+    if self.num_classes is None:
+      return None
+    train, test = (known_labels(split) for split in (self.train, self.test))
+    highest = max([*train, *test], default=0)
+    if highest >= self.num_classes:
+      raise ValueError(f'label: {highest} is not one of the {self.num_classes} classes')
+    return tuple(self.classes or train or range(self.num_classes))
 
 
 class Arrays:
-  """A split that is in memory: image (N, H, W, C), label (N,)."""
+  """A split that is in memory.
+
+  Args:
+    image: (N, H, W, C), whole numbers 0 … 255, kept as uint8.
+    label: (N,), whole numbers from 0, kept as int32.
+
+  Raises:
+    ValueError: they are not, and to keep them would change them.
+  """
 
   def __init__(self, image: np.ndarray, label: np.ndarray):
-    self._columns = {
-      'image': image.astype(np.uint8, copy=False),
-      'label': label.astype(np.int32, copy=False),
-    }
+    image, self.labels = stored(image, np.uint8), stored(label, np.int32)
+    if image is None or image.ndim != 4 or 0 in image.shape[1:]:
+      raise ValueError('image must be whole numbers 0 … 255 of shape (N, H, W, C)')
+    labels = self.labels
+    if labels is None or labels.shape != (len(image),) or labels.min(initial=0) < 0:
+      raise ValueError(
+        f'label must be {len(image)} whole numbers from 0, the class of each example: '
+        'np.unique(label, return_inverse=True)[1] numbers them, zeros stand for no classes'
+      )
+    self._columns = {'image': image, 'label': labels}
 
   def __len__(self) -> int:
-    return len(self._columns['label'])
+    return len(self.labels)
 
   def __getitem__(self, rows: Rows) -> Batch:
     return {key: column[rows] for key, column in self._columns.items()}
@@ -55,7 +105,7 @@ class Decoded:
   """A split decoded when first asked for: `read(rows)` gives an (image, label) for each row.
 
   Where the whole split fits into `memory` bytes, what has been decoded is kept, so that later
-  epochs gather from memory.
+  epochs gather from memory. `labels` are all labels, where they are known without reading.
   """
 
   def __init__(
@@ -64,7 +114,9 @@ class Decoded:
     length: int,
     image_shape: tuple[int, int, int],
     memory: int = _MEMORY,
+    labels: np.ndarray | None = None,
   ):
+    self.labels = labels
     self._read = read
     self._rows = np.arange(length)
     self._shape = image_shape
@@ -108,3 +160,42 @@ def held_out(label: np.ndarray, every: int) -> np.ndarray:
   marked = np.zeros(len(label), bool)
   marked[np.argsort(label, kind='stable')[::every]] = True
   return marked
+
+
+def check_examples(dataset: Dataset) -> None:
+  """Refuses splits whose first example is not what `Split` says.
+
+  Raises:
+    InputError: naming what was found.
+  """
+  for split in (dataset.train, dataset.test):
+    if not len(split):
+      continue
+    batch = split[:1]
+    image, label = (np.asarray(batch[name]) for name in ('image', 'label'))
+    if image.dtype != np.uint8 or image.shape != (1, *dataset.image_shape):
+      wanted, found = dataset.image_shape, f'{image.dtype} {image.shape[1:]}'
+      raise InputError(f'config.dataset: its images must be uint8 {wanted}, not {found}')
+    if label.dtype.kind not in 'iu' or label.shape != (1,):
+      raise InputError(
+        'config.dataset: its labels must be one integer for each example, the number of its class, '
+        f'not {label.dtype} {label.shape[1:]}'
+      )
+
+
+def known_labels(split: Split) -> list[int]:
+  """The labels in a split, each once, rising; none where it would have to be read for them."""
+  labels = getattr(split, 'labels', None)
+  return [] if labels is None else np.unique(labels).tolist()
+
+
+def stored(values: Any, dtype: Any) -> np.ndarray | None:
+  """The numbers in another type, where that changes none of them; else None."""
+  values = np.asarray(values)
+  if values.dtype == dtype:
+    return values
+  if values.dtype.kind not in 'iuf':
+    return None
+  with np.errstate(invalid='ignore'):  # NaN is no integer, and is found to differ
+    found = values.astype(dtype)
+  return found if np.array_equal(found, values) else None

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
+from annotated_types import Interval
 from scipy.special import ndtri
 
 from ddpm_jax.data.dataset import Arrays, Dataset
+
+Count = Annotated[int, Interval(ge=1, le=10**7)]
 
 # In [-1, 1], five deviations inside. Levels are 2 / 255 apart, an eighth of the least deviation.
 WEIGHTS = np.array([0.4, 0.3, 0.2, 0.1])
@@ -20,7 +25,7 @@ COVARIANCES = np.array(
 )
 
 
-def mixture(num_train: int = 50_000, num_test: int = 5_000) -> Dataset:
+def mixture(num_train: Count = 50_000, num_test: Count = 5_000) -> Dataset:
   """Four Gaussians: examples of 1x2 pixels with 256 levels, whose label is the component.
 
   The same draws whenever it is asked. `evaluation.exact_mixture` is its denoiser in closed form.

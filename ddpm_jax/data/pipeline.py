@@ -42,7 +42,7 @@ def train_iterator(
     number of them. Orbax saves it through grain.checkpoint.CheckpointSave.
 
   Raises:
-    InputError: the batch cannot be divided among the processes.
+    InputError: the batch cannot be divided among the processes; on reading, a label is no class.
   """
   if batch_size % process_count:
     raise InputError(
@@ -55,12 +55,24 @@ def train_iterator(
   # A whole batch is one element: a gather from memory beats `rows` Python calls a hundredfold.
   def batch(step: int) -> Batch:
     index = step * batch_size + process_index * rows + np.arange(rows)
-    return {**dataset.train[order(index)], 'index': index}
+    examples = dataset.train[order(index)]
+    check_labels(examples['label'], dataset.num_classes)
+    return {**examples, 'index': index}
 
   threads = min(8, os.cpu_count() or 1)
   ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
   endless = sys.maxsize // batch_size  # positions stay within int64
   return iter(grain.MapDataset.range(endless).map(batch).to_iter_dataset(ahead))
+
+
+def check_labels(label: np.ndarray, num_classes: int | None) -> None:
+  """Raises InputError for a label that is none of the classes; the network would clamp it."""
+  if num_classes is None or (0 <= label.min() and label.max() < num_classes):
+    return
+  raise InputError(
+    f'config.dataset: an example has the label {label.min() if label.min() < 0 else label.max()}, '
+    f'which is not one of the {num_classes} classes'
+  )
 
 
 def batches(split: Split, batch_size: int) -> Iterator[Batch]:

@@ -8,16 +8,19 @@ import os
 from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image
 
+from ddpm_jax.data import pictures
 from ddpm_jax.data.dataset import Dataset, Decoded, held_out
-from ddpm_jax.data.image_folder import square
+from ddpm_jax.data.image_folder import Side, check_size
 from ddpm_jax.errors import InputError
 
-_MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}  # Pillow's, by the number of channels
 
-
-def tfds(name: str, data_dir: str | None = None, image_size: int | None = None) -> Dataset:
+def tfds(
+  name: str,
+  data_dir: str | None = None,
+  image_size: Side | None = None,
+  background: str = 'white',
+) -> Dataset:
   """Any TFDS set with a uint8 feature `image`, and `label` where it has classes.
 
   The held-out set is its split `test`, else `validation`, else a fixed tenth of `train`.
@@ -26,11 +29,15 @@ def tfds(name: str, data_dir: str | None = None, image_size: int | None = None) 
     name: TFDS's name, 'name[/config][:version]'; without a version, the newest on disk.
     data_dir: where it was prepared; unset, the folders of `data_dirs()`.
     image_size: crop to the central square and resize to this; unset, as they are.
+    background: the color that transparent parts of an image show: a name or '#ffffff'.
 
   Raises:
     InputError: not a TFDS name; not prepared (the message has the command that prepares it);
       or not a set of images of one size.
   """
+  if image_size is not None:
+    check_size(image_size)
+  pictures.color(background)
   builder = _find(name, data_dir)
   shape, num_classes = _features(builder, name, image_size)
   labeled = num_classes is not None
@@ -39,8 +46,9 @@ def tfds(name: str, data_dir: str | None = None, image_size: int | None = None) 
     def read(rows: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
       # One call for all rows: array_record reads them together, three times as fast.
       for example in examples.__getitems__(mine[rows].tolist()):
-        image = _decode(example['image'], shape[-1], image_size)
-        yield image, example['label'] if labeled else 0
+        file, where = io.BytesIO(example['image']), f"config.dataset.name: an image of '{name}'"
+        image = pictures.read(file, shape[-1], background, where)
+        yield pictures.square(image, image_size), example['label'] if labeled else 0
 
     return Decoded(read, len(mine), shape)
 
@@ -99,7 +107,7 @@ def _features(builder, name: str, image_size: int | None):
     image is None
     or len(image.shape) != 3
     or image.np_dtype != np.uint8
-    or image.shape[-1] not in _MODES
+    or image.shape[-1] not in pictures.MODES
   ):
     raise InputError(f"config.dataset.name: '{name}' has no uint8 images under the name 'image'")
   height, width, channels = image.shape
@@ -139,9 +147,3 @@ def _examples(builder, name: str, split: str):
       'TensorFlow reads: remove that folder and prepare it with: '
       f'python -m ddpm_jax.data.prepare {name}'
     ) from None
-
-
-def _decode(encoded: bytes, channels: int, size: int | None) -> np.ndarray:
-  with Image.open(io.BytesIO(encoded)) as file:
-    image = file.convert(_MODES[channels])
-  return np.atleast_3d(np.asarray(image)) if size is None else square(image, size)

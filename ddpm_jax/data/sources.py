@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import functools
+import os
 import pathlib
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Interval
 
 from ddpm_jax.data.dataset import Arrays, Dataset, held_out
 from ddpm_jax.data.image_folder import folder
 from ddpm_jax.data.mixture import mixture
 from ddpm_jax.data.prepared import tfds
-from ddpm_jax.errors import InputError
+from ddpm_jax.errors import InputError, one_line
 
 
 def digits() -> Dataset:
@@ -24,12 +26,12 @@ def digits() -> Dataset:
   from sklearn import datasets  # takes a second to import, and only this needs it
 
   image, label = map(np.asarray, datasets.load_digits(return_X_y=True))
-  train, test = _divided(image.reshape(-1, 8, 8, 1), label, every=5)
+  train, test = _divided(image.reshape(-1, 8, 8, 1).astype(np.uint8), label, every=5)
   return Dataset('digits', train, test, image_shape=(8, 8, 1), num_levels=17, num_classes=10)
 
 
-def arrays(path: str, num_levels: int = 256) -> Dataset:
-  """The arrays of an .npz file.
+def arrays(path: str, num_levels: Annotated[int, Interval(ge=2, le=256)] = 256) -> Dataset:
+  """The arrays of an .npz file, or the images alone of an .npy file.
 
   Args:
     path: a file with `image`, uint8 (N, H, W, C) or (N, H, W) with values 0 … num_levels-1,
@@ -40,19 +42,22 @@ def arrays(path: str, num_levels: int = 256) -> Dataset:
   Raises:
     InputError: the file cannot be read, or what it holds is not the above.
   """
-  content = _load_npz(path)
-  labeled = 'label' in content
-  image, label = _checked(content, '', path, num_levels, labeled)
-  train, test = _divided(image, label, every=10)
-  classes = label
-  if 'test_image' in content:
-    test_image, test_label = _checked(content, 'test_', path, num_levels, labeled)
-    if test_image.shape[1:] != image.shape[1:]:
-      raise _wrong(path, f'test_image has shape {test_image.shape}, image {image.shape}')
-    train, test = Arrays(image, label), Arrays(test_image, test_label)
-    classes = np.concatenate([label, test_label])
-  num_classes = int(classes.max()) + 1 if labeled else None
-  return Dataset(pathlib.Path(path).stem, train, test, image.shape[1:], num_levels, num_classes)
+  if not 2 <= num_levels <= 256:
+    raise InputError(f'config.dataset.num_levels: {num_levels} is not within 2 to 256')
+  content = _load(path)
+  given = [prefix for prefix in ('', 'test_') if prefix + 'image' in content]
+  parts = [(_image(content, p, path, num_levels), _label(content, p, path)) for p in given]
+  shape, *test_shape = (image.shape[1:] for image, _ in parts)
+  if test_shape not in ([], [shape]):
+    raise _wrong(path, f'test_image has shape {parts[1][0].shape}, image {parts[0][0].shape}')
+  num_classes = None
+  if 'label' in content:
+    num_classes = _num_classes([label for _, label in parts], path)
+  if test_shape:
+    train, test = (Arrays(*part) for part in parts)
+  else:
+    train, test = _divided(*parts[0], every=10)
+  return Dataset(pathlib.Path(path).stem, train, test, shape, num_levels, num_classes)
 
 
 DATASETS: Mapping[str, Callable[..., Dataset]] = {
@@ -86,38 +91,74 @@ def _divided(image: np.ndarray, label: np.ndarray, every: int) -> tuple[Arrays, 
   return Arrays(image[~test], label[~test]), Arrays(image[test], label[test])
 
 
-def _load_npz(path: str) -> dict[str, np.ndarray]:
+def _load(path: str) -> dict[str, np.ndarray]:
   names = {'arr_0': 'image', 'arr_1': 'label'}
   try:
-    with np.load(pathlib.Path(path).expanduser(), allow_pickle=False) as file:
+    file = np.load(os.path.expanduser(path), allow_pickle=False)
+    if isinstance(file, np.ndarray):
+      return {'image': file}
+    with file:
       content = {names.get(key, key): file[key] for key in file.files}
   except FileNotFoundError:
     raise _wrong(path, 'does not exist') from None
-  except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-    raise _wrong(path, f'cannot be read as an .npz file ({error})') from error
+  except Exception as error:  # zip, zlib and NumPy raise whatever damaged bytes lead them to
+    raise _wrong(path, f'cannot be read as an .npz file ({one_line(error)})') from error
   if 'image' not in content:
     raise _wrong(path, f"needs an array 'image' (or 'arr_0'); it holds {', '.join(content)}")
   return content
 
 
-def _checked(
-  content: Mapping[str, np.ndarray], prefix: str, path: str, num_levels: int, labeled: bool
-) -> tuple[np.ndarray, np.ndarray]:
-  """Image (N, H, W, C) and label (N,) once they are what `arrays` asks for."""
-  image = content[prefix + 'image']
-  if image.dtype != np.uint8 or image.ndim not in (3, 4) or len(image) < 2:
+def _image(
+  content: Mapping[str, np.ndarray], prefix: str, path: str, num_levels: int
+) -> np.ndarray:
+  """The images, (N, H, W, C), once they are what `arrays` asks for."""
+  image, what = content[prefix + 'image'], prefix + 'image'
+  if image.dtype != np.uint8 or image.ndim not in (3, 4) or len(image) < 2 or not image.size:
     found = f'{image.dtype} {image.shape}'
-    raise _wrong(path, f'{prefix}image must be uint8 (N, H, W, C) with N at least 2, not {found}')
-  if image.max(initial=0) >= num_levels:
-    raise _wrong(path, f'{prefix}image has a value {image.max()}, but num_levels is {num_levels}')
-  if ('label' in content) != (prefix + 'label' in content):
-    raise _wrong(path, f"has 'label' but no '{prefix}label'")
-  label = content[prefix + 'label'] if labeled else np.zeros(len(image), np.int32)
-  integers = np.issubdtype(label.dtype, np.integer)
-  if not integers or label.shape != image.shape[:1] or label.min() < 0:
+    raise _wrong(path, f'{what} must be uint8 (N, H, W, C) with N at least 2, not {found}')
+  image = image if image.ndim == 4 else image[..., None]
+  if channels_first(image.shape[1:]):
+    raise _wrong(
+      path,
+      f'{what} has shape {image.shape}, channels first: transpose it to (N, H, W, C); if it is '
+      f'{image.shape[1]} high with {image.shape[3]} channels, exchange height and width',
+    )
+  if image.max() >= num_levels:
+    raise _wrong(path, f'{what} has a value {image.max()}, but num_levels is {num_levels}')
+  return image
+
+
+def _label(content: Mapping[str, np.ndarray], prefix: str, path: str) -> np.ndarray:
+  """The labels, (N,), once they are what `arrays` asks for; zeros where there are none."""
+  count, what = len(content[prefix + 'image']), prefix + 'label'
+  if ('label' in content) != (what in content):
+    there, missing = ('label', what) if 'label' in content else (what, 'label')
+    raise _wrong(path, f"has '{there}' but no '{missing}'")
+  if what not in content:
+    return np.zeros(count, np.int32)
+  label = content[what]
+  if label.dtype.kind not in 'iu' or label.shape != (count,) or label.min() < 0:
     found = f'{label.dtype} {label.shape}'
-    raise _wrong(path, f'{prefix}label must be {len(image)} integers from 0, not {found}')
-  return (image if image.ndim == 4 else image[..., None]), label
+    raise _wrong(path, f'{what} must be {count} integers from 0, not {found}')
+  return label
+
+
+def _num_classes(labels: Sequence[np.ndarray], path: str) -> int:
+  """One above the highest label: no more than there are examples."""
+  count, examples = 1 + max(int(label.max()) for label in labels), sum(map(len, labels))
+  if count > examples:
+    raise _wrong(
+      path,
+      f'has labels up to {count - 1}, which are {count} classes, for {examples} examples: number '
+      'the classes from 0, as np.unique(label, return_inverse=True)[1] does',
+    )
+  return count
+
+
+def channels_first(shape: tuple[int, ...]) -> bool:
+  """Whether (a, b, c) is rather (C, H, W): few by many by many, or fewer by a square."""
+  first, second, last = shape
+  return last > 4 and (first <= 4 or (first < last and second == last))
 
 
 def _wrong(path: str, what: str) -> InputError:

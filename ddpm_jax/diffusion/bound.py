@@ -37,7 +37,7 @@ from ddpm_jax.diffusion.process import (
   reverse,
   small,
 )
-from ddpm_jax.diffusion.schedules import Schedule, Time
+from ddpm_jax.diffusion.schedules import Schedule, Time, check_range
 
 # (x0, reverse, evidence) -> log p(x0 | x_{t_1}) in nats, for one example. `reverse` is N(x0_hat,
 # variance), what the denoiser makes of x_{t_1}; `evidence` is N(x_{t_1} / alpha, sigma² / alpha²),
@@ -123,7 +123,7 @@ def variational_bound(
   Returns:
     A Bound with terms of shape (B, N - 1).
   """
-  check_times(times)
+  check_times(schedule, times)
   keys = example_keys(key, x0, index)
 
   def term(step: tuple[Array, Array, Array]) -> Array:
@@ -162,7 +162,7 @@ def stratified_bound(
   Returns:
     A Bound with terms of shape (B, strata).
   """
-  check_times(times)
+  check_times(schedule, times)
   keys = example_keys(key, x0, index)
   edges = cumulative_cost(schedule, times)
 
@@ -180,10 +180,11 @@ def stratified_bound(
   )
 
 
-def check_times(times: Array) -> None:
-  """Refuses fewer than two times and, where they are concrete, those that do not fall."""
+def check_times(schedule: Schedule, times: Array) -> None:
+  """Refuses fewer than two times and concrete ones that do not fall or are out of range."""
   if times.shape[0] < 2:
     raise ValueError(f'times has shape {times.shape}: the bound needs two times or more')
+  check_range(schedule, times)
   if not isinstance(times, jax.core.Tracer) and np.any(np.diff(times) >= 0):
     raise ValueError(
       'times do not strictly decrease: the bound runs from the last time to the first'

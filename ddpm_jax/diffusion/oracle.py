@@ -20,7 +20,7 @@ from jax.typing import ArrayLike
 from ddpm_jax.diffusion.gaussian import Gaussian
 from ddpm_jax.diffusion.parameterization import Denoiser
 from ddpm_jax.diffusion.process import Denoised
-from ddpm_jax.diffusion.schedules import Schedule, Time
+from ddpm_jax.diffusion.schedules import Schedule, Time, check_range
 
 
 class Moments(Protocol):
@@ -79,7 +79,11 @@ class Oracle(Protocol):
       posterior = self.posterior(schedule, xt, t)
       return Denoised(posterior.mean, x0_variance=posterior.variance)
 
-    return lambda xt, t: jax.vmap(moments)(xt, jnp.broadcast_to(t, xt.shape[:1]))
+    def denoiser(xt: Array, t: Time) -> Denoised:
+      check_range(schedule, t)
+      return jax.vmap(moments)(xt, jnp.broadcast_to(t, xt.shape[:1]))
+
+    return denoiser
 
 
 @flax.struct.dataclass

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ddpm_jax.diffusion.process import Denoised
-from ddpm_jax.diffusion.schedules import Schedule, Time
+from ddpm_jax.diffusion.schedules import Schedule, Time, check_range
 
 Row = Callable[[Array, Array], tuple[Array | float, Array | float]]
 Scale = Callable[[Array, Array], Array | float]
@@ -350,6 +350,7 @@ def make_denoiser(
 ) -> Denoiser:
   """A trained network as a denoiser: (xt (B, …), t scalar or (B,)) -> Denoised.
 
+  Concrete times that are out of range raise, as the schedule does; traced ones are clamped.
   An output with twice xt's channels (the last axis) carries a learned variance in its second half;
   see VARIANCE_HEADS.
 
@@ -366,6 +367,7 @@ def make_denoiser(
   check_invertible(parameterization, schedule)
 
   def denoiser(xt: Array, t: Time) -> Denoised:
+    check_range(schedule, t)
     times = jnp.broadcast_to(t, xt.shape[:1])
     x, label = network_input(parameterization, schedule, xt, times)
     output = network(params, x, label, cond)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 Time = Array | int | float
@@ -45,3 +47,16 @@ def check_scalar(t: Time, name: str, vmap_axes: str) -> None:
   """Refuses a batch of times: mathematics is for one example, batches come from jax.vmap."""
   if jnp.ndim(t) != 0:
     raise ValueError(f't has shape {jnp.shape(t)}: use jax.vmap({name}, {vmap_axes})')
+
+
+def check_range(schedule: Schedule, t: Time) -> None:
+  """Refuses concrete times, one or a batch of them, that the schedule refuses one by one.
+
+  For what broadcasts times to a batch and reads them under jax.vmap, where they are traced and
+  would be clamped. Traced ones are let through, so that compiled programs do not change.
+  """
+  if isinstance(t, jax.core.Tracer) or not jnp.size(t):
+    return
+  times = np.asarray(t)
+  for extreme in (times.min(), times.max()):
+    schedule.log_snr(extreme)

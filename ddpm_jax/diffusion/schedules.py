@@ -27,7 +27,7 @@ from ddpm_jax.diffusion.continuous import (
   vp,
 )
 from ddpm_jax.diffusion.learned import bind, learned, parameters
-from ddpm_jax.diffusion.protocol import Schedule, Time, check_scalar
+from ddpm_jax.diffusion.protocol import Schedule, Time, check_range, check_scalar
 
 __all__ = [
   'CONTINUOUS',
@@ -39,6 +39,7 @@ __all__ = [
   'Schedule',
   'Time',
   'bind',
+  'check_range',
   'check_scalar',
   'cosine',
   'cosine_log_snr',

@@ -20,7 +20,7 @@ from jax import Array
 
 from ddpm_jax.diffusion.parameterization import Denoiser
 from ddpm_jax.diffusion.process import Denoised, q_sample
-from ddpm_jax.diffusion.schedules import Schedule, Time, check_scalar
+from ddpm_jax.diffusion.schedules import Schedule, Time, check_range, check_scalar
 
 Score = Callable[[Array], Array]
 
@@ -60,6 +60,7 @@ def denoiser_from_score(schedule: Schedule, score: Callable[[Array, Time], Array
     def read(xt: Array, t: Time) -> Array:
       return x0_from_score(schedule, score(xt, t), xt, t)
 
+    check_range(schedule, t)
     axis = 0 if jnp.ndim(t) else None
     return Denoised(jax.vmap(read, (0, axis))(xt, t))
 

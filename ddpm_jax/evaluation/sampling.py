@@ -37,11 +37,6 @@ class Samples(NamedTuple):
   record: dict[str, Any]
 
 
-def balanced_labels(num: int, num_classes: int | None) -> np.ndarray | None:
-  """Sample n is of class n mod num_classes."""
-  return None if num_classes is None else (np.arange(num) % num_classes).astype(np.int32)
-
-
 def draw_samples(
   experiment: Experiment,
   params: Any,

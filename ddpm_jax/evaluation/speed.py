@@ -19,7 +19,6 @@ from jax import Array
 
 from ddpm_jax.diffusion.parameterization import network_input
 from ddpm_jax.diffusion.schedules import Schedule
-from ddpm_jax.evaluation.sampling import balanced_labels
 from ddpm_jax.keys import example_keys
 from ddpm_jax.samplers import NOISES, Sampler, Step, num_evaluations
 from ddpm_jax.training.denoising import drawing
@@ -37,7 +36,7 @@ class Batch(NamedTuple):
 def make_batch(experiment: Experiment) -> Batch:
   """As many samples as config.evaluation.batch_size."""
   size = experiment.config.evaluation.batch_size
-  labels = balanced_labels(size, experiment.dataset.num_classes)
+  labels = experiment.dataset.balanced_labels(size)
   cond = {} if labels is None else {'label': jnp.asarray(labels)}
   keys = example_keys(jax.random.key(experiment.config.seed), jnp.arange(size))
   return Batch(init_params(experiment)['network'], cond, keys)

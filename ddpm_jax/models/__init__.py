@@ -2,7 +2,13 @@
 
 from ddpm_jax.models.autoencoder import Autoencoder, Coder, make_coder
 from ddpm_jax.models.mlp import MLP
-from ddpm_jax.models.network import init_network, make_network, null_cond, num_params
+from ddpm_jax.models.network import (
+  checked_cond,
+  init_network,
+  make_network,
+  null_cond,
+  num_params,
+)
 from ddpm_jax.models.unet import UNet
 
 MODELS = {'unet': UNet, 'mlp': MLP, 'autoencoder': Autoencoder}
@@ -13,6 +19,7 @@ __all__ = [
   'Autoencoder',
   'Coder',
   'UNet',
+  'checked_cond',
   'init_network',
   'make_coder',
   'make_network',

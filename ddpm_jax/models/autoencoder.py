@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ddpm_jax.errors import InputError
-from ddpm_jax.models.network import Params
+from ddpm_jax.models.network import Params, checked_cond
 
 Moments = tuple[Array, Array]
 Shape = tuple[int, ...]
@@ -115,9 +115,10 @@ def make_coder(module: Autoencoder) -> Coder:
   """The autoencoder's two networks as functions of their parameters."""
 
   def encode(params: Params, x: Array, cond: Mapping[str, Array]) -> Any:
-    return module.apply({'params': params}, x, cond, method='encode')
+    return module.apply({'params': params}, x, checked_cond(module, cond), method='encode')
 
   def decode(params: Params, z: Array, cond: Mapping[str, Array], shape: Shape) -> Any:
-    return module.apply({'params': params}, z, cond, shape, method='decode')
+    told = checked_cond(module, cond)
+    return module.apply({'params': params}, z, told, shape, method='decode')
 
   return Coder(encode, decode, module.latents)

@@ -8,7 +8,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+
+from ddpm_jax.errors import InputError
 
 Params = Mapping[str, Any]
 Network = Callable[..., Array]
@@ -19,7 +22,8 @@ def make_network(module: nn.Module) -> Network:
 
   x is (B, H, W, C) float32, noise_label (B,) float32, cond {'label': (B,) int32} or {}. With
   `keys` (B,), training, dropout and label dropout are drawn for each example from its own key;
-  None is evaluation. `index` is for networks that answer by the example.
+  None is evaluation. `index` is for networks that answer by the example. Labels are read by
+  `checked_cond`.
   """
 
   def network(
@@ -31,7 +35,7 @@ def make_network(module: nn.Module) -> Network:
     keys: Array | None = None,
   ) -> Any:
     del index
-    return module.apply({'params': params}, x, noise_label, cond, keys)
+    return module.apply({'params': params}, x, noise_label, checked_cond(module, cond), keys)
 
   return network
 
@@ -58,6 +62,34 @@ def null_cond(module: nn.Module, batch_size: int) -> dict[str, Array]:
   if module.num_classes is None:
     return {}
   return {'label': jnp.full((batch_size,), module.num_classes, jnp.int32)}
+
+
+def checked_cond(module: nn.Module, cond: Mapping[str, Array]) -> Mapping[str, Array]:
+  """The condition, its labels within 0 … num_classes, the last of them the null label.
+
+  Traced labels are clamped to that. Else an embedding would give NaN for those above, and for -1
+  its last row.
+
+  Raises:
+    InputError: labels are no integers, more than one for each example or, where they are concrete,
+      out of that range.
+  """
+  num_classes = getattr(module, 'num_classes', None)
+  if num_classes is None or 'label' not in cond:
+    return cond
+  label = cond['label']
+  dtype, shape = jnp.result_type(label), jnp.shape(label)
+  if not jnp.issubdtype(dtype, jnp.integer) or len(shape) > 1:
+    raise InputError(f'cond: label must be integers (B,), the classes, not {dtype} {shape}')
+  if isinstance(label, jax.core.Tracer):
+    return {**cond, 'label': jnp.clip(label, 0, num_classes)}
+  outside = [int(k) for k in np.ravel(label) if not 0 <= k <= num_classes]
+  if outside:
+    raise InputError(
+      f'cond: label {outside[0]} is no class: there are 0 to {num_classes - 1}, and {num_classes} '
+      'for no condition'
+    )
+  return cond
 
 
 def num_params(params: Params) -> int:

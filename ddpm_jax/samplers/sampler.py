@@ -20,7 +20,7 @@ from jax import Array
 
 from ddpm_jax.diffusion.parameterization import Denoiser
 from ddpm_jax.diffusion.process import prior
-from ddpm_jax.diffusion.schedules import Schedule, Time
+from ddpm_jax.diffusion.schedules import Schedule, Time, check_range
 from ddpm_jax.errors import choose
 from ddpm_jax.keys import for_purpose
 from ddpm_jax.samplers.noise import NOISES, Noise, Step
@@ -95,6 +95,7 @@ def sample(
   """
   if final not in ('denoise', 'keep'):
     raise ValueError(f"final: '{final}' is not one of denoise, keep")
+  check_range(schedule, times)
   draw = choose(NOISES, noise, 'noise')
 
   def recalling(state: Any) -> Denoiser:

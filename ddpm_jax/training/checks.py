@@ -15,6 +15,7 @@ from ddpm_jax.config import Config
 from ddpm_jax.errors import InputError
 from ddpm_jax.keys import Keys
 from ddpm_jax.losses import LOSSES, LossOutput, trained_variance
+from ddpm_jax.training.denoising import check_guidance
 from ddpm_jax.training.experiment import Experiment, batch_and_keys, new_state, refuse_gather
 from ddpm_jax.training.state import TrainState
 
@@ -27,6 +28,7 @@ def check_training(experiment: Experiment) -> None:
   config, module = experiment.config, experiment.module
   if getattr(module, 'learn_variance', False):
     check_learned_variance(config, experiment.parameterization.head.variance)
+  check_guidance(experiment)
   if config.loss.name == 'hybrid':
     check_estimates(config, experiment.problem.factors.time_law)
   try:

@@ -91,9 +91,14 @@ class Picture(NamedTuple):
 
 
 def denoiser(experiment: Experiment, params: Any, cond: dict[str, Array]) -> Denoiser:
-  """The network with these parameters (the branch 'network') as a denoiser."""
+  """The network with these parameters (the branch 'network') as a denoiser.
+
+  Raises:
+    InputError: for labels that are none of the network's; see `models.checked_cond`.
+  """
+  told = models.checked_cond(experiment.module, cond)
   return make_denoiser(
-    experiment.network, params, experiment.schedule, experiment.parameterization, cond
+    experiment.network, params, experiment.schedule, experiment.parameterization, told
   )
 
 
@@ -177,6 +182,7 @@ def guided(experiment: Experiment, params: Any, cond: dict[str, Array], size: in
   wanted = experiment.config.sampler
   found = denoiser(experiment, params, cond)
   if 'label' in cond and wanted.guidance != 1:
+    check_guidance(experiment)
     null = {**cond, **models.null_cond(experiment.module, size)}
     interval = wanted.interval and log_snr_interval(experiment.schedule, *wanted.interval)
     found = classifier_free(
@@ -188,6 +194,16 @@ def guided(experiment: Experiment, params: Any, cond: dict[str, Array], size: in
       interval,
     )
   return THRESHOLDS[wanted.threshold](found)
+
+
+def check_guidance(experiment: Experiment) -> None:
+  """Raises InputError where guidance would follow a null label that is never trained."""
+  dropped = getattr(experiment.module, 'label_dropout', None)
+  if is_guided(experiment) and dropped == 0:
+    raise InputError(
+      f'config.sampler.guidance: {experiment.config.sampler.guidance:g} follows the null label, '
+      'which is never trained with config.model.label_dropout=0; train with some, or guide by 1'
+    )
 
 
 def evaluations(experiment: Experiment, picture: Picture | None = None) -> int | None:

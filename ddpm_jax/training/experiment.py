@@ -131,6 +131,7 @@ def build(config: Config, dataset: data.Dataset | None = None) -> Experiment:
     InputError: naming the field, where an entry refuses its arguments or the data is not there.
   """
   dataset = dataset or config.dataset.build(data.DATASETS, data.source)
+  data.check_examples(dataset)
   if not config.dataset.conditional:
     dataset = dataclasses.replace(dataset, num_classes=None)
   schedule = make_schedule(config)

@@ -1,4 +1,4 @@
-"""The pictures of a run: a grid of samples now and then, the loss curve at the end."""
+"""The pictures that a run makes: a grid of samples now and then, the loss curve at the end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ddpm_jax import data
-from ddpm_jax.errors import InputError
+from ddpm_jax.data.pictures import read_picture as read_picture
 from ddpm_jax.keys import example_keys
 from ddpm_jax.training import metrics
 from ddpm_jax.training.denoising import bind_schedule
@@ -33,8 +33,8 @@ def make_preview(experiment: Experiment) -> Callable[[Any], np.ndarray]:
   """
   count = COLUMNS * ROWS
   keys = example_keys(jax.random.key(experiment.config.seed), jnp.arange(count))
-  classes = experiment.dataset.num_classes
-  cond = {} if classes is None else {'label': jnp.arange(count) % classes}
+  labels = experiment.dataset.balanced_labels(count)
+  cond = {} if labels is None else {'label': jnp.asarray(labels)}
 
   @jax.jit
   def images(params: Any, path: Any, times: Array, cond: dict[str, Array], keys: Array) -> Array:
@@ -49,15 +49,26 @@ def make_preview(experiment: Experiment) -> Callable[[Any], np.ndarray]:
 
 
 def grid(images: np.ndarray, columns: int) -> np.ndarray:
-  """Images (N, H, W, C) in rows of `columns`, with borders of one pixel, enlarged where small."""
-  times = max(1, SIDE // images.shape[1])
+  """Images (N, H, W, C) in rows of `columns`, with borders of one pixel, enlarged where small.
+
+  The result has the channels of `drawable`.
+  """
+  images, times = drawable(images), max(1, SIDE // images.shape[1])
   framed = np.pad(images, ((0, -len(images) % columns), (0, 1), (0, 1), (0, 0)))
   return einops.repeat(framed, '(n m) h w c -> (n h a) (m w b) c', m=columns, a=times, b=times)
 
 
+def drawable(pixels: np.ndarray) -> np.ndarray:
+  """(…, H, W, C) for the eye: 1, 3 or 4 channels as they are, others in gray, side by side."""
+  if pixels.shape[-1] in data.pictures.MODES:
+    return pixels
+  return einops.rearrange(pixels, '... h w c -> ... h (c w) 1')
+
+
 def write_png(path: pathlib.Path, pixels: np.ndarray) -> None:
-  """Writes uint8 (H, W, C) with one channel or three."""
+  """Writes uint8 (H, W, C); see `drawable` for channels that are no color."""
   path.parent.mkdir(parents=True, exist_ok=True)
+  pixels = drawable(pixels)
   Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(path)
 
 
@@ -67,24 +78,6 @@ def write_gif(path: pathlib.Path, frames: list[np.ndarray], seconds: float = 4.0
   first, *rest = (Image.fromarray(f.squeeze(-1) if f.shape[-1] == 1 else f) for f in frames)
   durations = [round(1000 * seconds / len(frames))] * (len(frames) - 1) + [2000]
   first.save(path, save_all=True, append_images=rest, duration=durations, loop=0)
-
-
-def read_picture(path: str, shape: tuple[int, int, int], field: str) -> np.ndarray:
-  """A file's pixels, uint8 (H, W, C) in the color mode of C channels.
-
-  Raises:
-    InputError: it cannot be read or is of another size; the message names the field.
-  """
-  mode = {1: 'L', 3: 'RGB', 4: 'RGBA'}[shape[-1]]
-  try:
-    with Image.open(path) as image:
-      pixels = np.asarray(image.convert(mode)).reshape(image.height, image.width, shape[-1])
-  except (OSError, ValueError) as error:
-    raise InputError(f'{field}: {path} cannot be read as a picture ({error})') from error
-  if pixels.shape != shape:
-    size = 'x'.join(map(str, pixels.shape[:2]))
-    raise InputError(f'{field}: {path} has {size} pixels; the samples have {shape[0]}x{shape[1]}')
-  return pixels
 
 
 def loss_curve(workdir: pathlib.Path) -> pathlib.Path:

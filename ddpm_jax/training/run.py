@@ -21,14 +21,14 @@ from ddpm_jax.errors import InputError
 from ddpm_jax.losses import OF_TEACHERS
 from ddpm_jax.training import experiment as experiments
 from ddpm_jax.training.checkpoint import Checkpoints, folder_of
-from ddpm_jax.training.denoising import bind_schedule
+from ddpm_jax.training.denoising import bind_schedule, check_guidance
 from ddpm_jax.training.experiment import Experiment
 
 Path = str | os.PathLike[str]
 
 # What a run writes; where they are without a config.json, they are somebody else's.
 PARTS = ('metrics.jsonl', 'checkpoints', 'samples')
-SHAPE = ('name', 'image_shape', 'num_levels', 'num_classes')
+SHAPE = ('name', 'image_shape', 'num_levels', 'num_classes', 'classes')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +66,7 @@ class Run:
   def rebuild(self, config: Config) -> Experiment:
     """What another config of the same experiment makes, on the schedule that this run learned."""
     experiment = experiments.build(config, self.experiment.dataset)
+    check_guidance(experiment)
     return bind_schedule(experiment, {'schedule': parameters(self.schedule)})
 
   def denoiser(self, cond: dict[str, Array] | None = None) -> Denoiser:
