@@ -38,6 +38,11 @@ def folder_of(workdir: epath.PathLike, folder: str | None) -> epath.Path:
   return epath.Path(folder) if folder else epath.Path(workdir) / 'checkpoints'
 
 
+def whole_steps(folder: epath.Path) -> list[int]:
+  """The steps of the whole checkpoints in a folder, which need not be there."""
+  return sorted(found.step for found in ocp.path.step.standard_name_format().find_all(folder))
+
+
 class Checkpoints:
   """The checkpoints in one folder; a context manager that waits for the last save on leaving."""
 
