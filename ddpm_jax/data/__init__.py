@@ -1,5 +1,6 @@
 """Data sets, and the stream of batches that training reads."""
 
+from ddpm_jax.data.ahead import Ahead
 from ddpm_jax.data.augmentation import augment
 from ddpm_jax.data.dataset import (
   Arrays,
@@ -16,6 +17,7 @@ from ddpm_jax.data.sources import DATASETS, arrays, digits, folder, load, source
 
 __all__ = [
   'DATASETS',
+  'Ahead',
   'Arrays',
   'Dataset',
   'Decoded',

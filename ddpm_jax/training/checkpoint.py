@@ -2,7 +2,8 @@
 
 A checkpoint is a folder named by its step that holds the TrainState and a JSON record. It is
 written in the background and appears under its name only when whole, so a process killed while it
-saves leaves the one before it in place.
+saves leaves the one before it in place. Its files have checksums, which are compared when it is
+read.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
+from absl import logging as absl_logging
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from ddpm_jax.errors import InputError
+from ddpm_jax.training import checksums, hosts
 
 Tree = TypeVar('Tree')
 
@@ -33,6 +36,11 @@ logging.getLogger('absl').addFilter(
 def folder_of(workdir: epath.PathLike, folder: str | None) -> epath.Path:
   """Where a run keeps its checkpoints: `config.checkpoint.folder`, or in its own folder."""
   return epath.Path(folder) if folder else epath.Path(workdir) / 'checkpoints'
+
+
+def whole_steps(folder: epath.Path) -> list[int]:
+  """The steps of the whole checkpoints in a folder, which need not be there."""
+  return sorted(found.step for found in ocp.path.step.standard_name_format().find_all(folder))
 
 
 class Checkpoints:
@@ -52,7 +60,11 @@ class Checkpoints:
         if self._writes
         else ocp.CheckpointManagerOptions(read_only=True)
       )
-      self._manager = ocp.CheckpointManager(self.folder, options=self._options)
+      self._manager = ocp.CheckpointManager(
+        self.folder,
+        options=self._options,
+        handler_registry=checksums.handlers() if self._writes else None,
+      )
 
   def __enter__(self) -> Checkpoints:
     return self
@@ -107,18 +119,33 @@ class Checkpoints:
     return self._read(step, ocp.args.Composite(state=arguments))['state']
 
   def _read(self, step: int, items: ocp.args.Composite) -> Any:
+    self._check(step)
     with _quiet(collect=True):
       try:
         return self._manager.restore(step, args=items)
       # Orbax has no error of its own for a damaged file: anything from OSError to KeyError comes.
       except Exception as error:
         reason = re.split(r'\n|\. ', str(error))[0][:160]
-    raise InputError(f'{self.folder / str(step)}: cannot be read ({reason}); {self._mend(step)}')
+    raise self.damaged(step, reason)
 
-  def _mend(self, step: int) -> str:
+  def _check(self, step: int) -> None:
+    """Compares every file's checksum, whatever part is to be read; each host takes its share."""
+    folder = self.folder / str(step)
+    if not checksums.has_checksums(folder):
+      absl_logging.warning('%s: has no checksums, so damage to its arrays would go unseen', folder)
+    with hosts.together():
+      share = slice(jax.process_index(), None, jax.process_count())
+      if reason := checksums.damage(folder, share):
+        raise self.damaged(step, reason)
+
+  def damaged(self, step: int, reason: str) -> InputError:
+    """The error for a checkpoint that cannot be read, with the mend."""
     earlier = [other for other in self.steps() if other < step]
     onward = f'go on from step {earlier[-1]}' if earlier else 'start anew'
-    return f'if it is damaged, delete that folder to {onward}'
+    return InputError(
+      f'{self.folder / str(step)}: cannot be read ({reason}); if it is damaged, delete that folder '
+      f'to {onward}'
+    )
 
 
 def _abstract(tree: Tree) -> Tree:

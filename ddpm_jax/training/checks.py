@@ -9,12 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from jax import Array
 
 from ddpm_jax.config import Config
 from ddpm_jax.errors import InputError
 from ddpm_jax.keys import Keys
 from ddpm_jax.losses import LOSSES, LossOutput, trained_variance
+from ddpm_jax.training import optimizers
 from ddpm_jax.training.denoising import check_guidance
 from ddpm_jax.training.experiment import Experiment, batch_and_keys, new_state, refuse_gather
 from ddpm_jax.training.state import TrainState
@@ -43,6 +45,32 @@ def check_training(experiment: Experiment) -> None:
     check_plug_in(experiment, state)
   if config.parallel.microbatches > 1:
     check_parts(experiment, state)
+
+
+def rate_jump(config: Config, before: Config, step: int) -> str | None:
+  """What to say where a run that goes on with another number of steps changes its learning rate.
+
+  Args:
+    config: of the run that goes on.
+    before: the same run's until now.
+    step: the number of updates made.
+
+  Returns:
+    A line that names both rates; None where the rate goes on as it would have.
+  """
+  ours = config.optimizer
+  new, old = (
+    optimizers.learning_rate(ours.lr_schedule, ours.learning_rate, ours.warmup_steps, num_steps)
+    for num_steps in (config.training.num_steps, before.training.num_steps)
+  )
+  if np.isclose(new(step), old(step), rtol=1e-3, atol=0):
+    return None
+  return (
+    f"config.optimizer.lr_schedule: '{ours.lr_schedule}' runs over config.training.num_steps, which "
+    f'was {before.training.num_steps} and is {config.training.num_steps}: the learning rate jumps '
+    f'from {float(old(step - 1)):.3g} to {float(new(step)):.3g}; to choose it, train another run from '
+    'this one with config.training.init_from and config.optimizer.learning_rate'
+  )
 
 
 def check_learned_variance(config: Config, variance: str) -> None:

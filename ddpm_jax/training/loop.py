@@ -16,18 +16,23 @@ from ddpm_jax.config import Config
 from ddpm_jax.errors import Failed, Interrupted
 from ddpm_jax.training import hosts
 from ddpm_jax.training.checkpoint import Checkpoints, folder_of
-from ddpm_jax.training.checks import check_training
+from ddpm_jax.training.checks import check_training, rate_jump
 from ddpm_jax.training.disk import check_disk, full_disk
 from ddpm_jax.training.experiment import Experiment, build, make_step, new_state
 from ddpm_jax.training.metrics import Window
+from ddpm_jax.training.ownership import alone, refuse_foreign
 from ddpm_jax.training.parallel import PARALLEL, Parallel, all_devices, check_batch_size
 from ddpm_jax.training.report import Report, due
-from ddpm_jax.training.run import initial_params, refuse_foreign, write_record
+from ddpm_jax.training.run import initial_params, read_record, write_record
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step import Batch, several
 from ddpm_jax.training.stopping import stopping
 
 Advance = Callable[[TrainState, Iterator[Batch], int], tuple[TrainState, Any]]
+
+# Calls of which a host has the batches in hand: where the data of one fails, it can keep step with
+# the others until all have agreed where to stop, which is at most four calls later.
+AHEAD = 8
 
 
 def train(config: Config, workdir: str | os.PathLike[str]) -> None:
@@ -48,56 +53,104 @@ def train(config: Config, workdir: str | os.PathLike[str]) -> None:
 
 def steps(config: Config, workdir: str | os.PathLike[str]) -> Generator[tuple[int, TrainState]]:
   """`train`, call by call: yields the step reached and its state, which the next call donates."""
-  workdir, num_steps = pathlib.Path(workdir), config.training.num_steps
+  workdir = pathlib.Path(workdir)
   folder = folder_of(workdir, config.checkpoint.folder)
   experiment = fit(config, workdir, folder)
+  with alone(workdir, folder):
+    with hosts.together():
+      refuse_foreign(workdir, config)  # again: another may have trained there until now
+    with Checkpoints(folder, config.checkpoint.keep) as checkpoints:
+      yield from advance_all(experiment, checkpoints, workdir)
+
+
+def advance_all(
+  experiment: Experiment, checkpoints: Checkpoints, workdir: pathlib.Path
+) -> Generator[tuple[int, TrainState]]:
+  """Goes on from the newest checkpoint to the last step."""
+  config, num_steps = experiment.config, experiment.config.training.num_steps
   parallel = PARALLEL[config.parallel.mode](all_devices())
   advance = make_advance(experiment, parallel)
-  batches = data.train_iterator(
+  batches = read_ahead(experiment)
+  state, window = begin(experiment, parallel, checkpoints, batches)
+  step = saved = int(state.step)
+  if step >= num_steps:
+    hosts.say(f'{workdir}: already finished at step {step} of {num_steps}')
+    return
+  with hosts.together():
+    read_on(batches, config, step)
+    raise_fault(batches)
+  if hosts.is_first():
+    tell_resumed(experiment, workdir, step)
+    write_record(workdir, experiment)
+
+  def save() -> None:
+    """Waits for the steps under way, since their metrics are part of the record."""
+    report.complete(window.flush())
+    record = {'data': batches.get_state(), 'window': window.record()}
+    checkpoints.save(step, parallel.for_checkpoint(state), record)
+
+  with Report(experiment, parallel, workdir, window, step) as report, stopping() as asked:
+    while step < num_steps and not asked():
+      count = steps_at_once(step, config)
+      state, metrics = advance(state, batches, count)
+      step += count
+      report.complete(window.add(step, metrics))
+      check_skipped(window, config)
+      report.look(step, state)
+      if due(step, config.checkpoint.every_steps, num_steps):
+        save()
+        saved = step
+      yield step, state
+      read_on(batches, config, step)
+      if batches.fault:
+        asked.end()
+    if saved < step:
+      save()
+    checkpoints.wait()
+  if step < num_steps:
+    with hosts.together():
+      raise_fault(batches)
+    raise Interrupted(
+      asked.signum, f'interrupted and saved at step {step}; the same command goes on from there'
+    )
+  report.summary()
+
+
+def read_ahead(experiment: Experiment) -> data.Ahead:
+  """This host's batches."""
+  config = experiment.config
+  stream = data.train_iterator(
     experiment.dataset,
     config.dataset.batch_size,
     config.seed,
     jax.process_index(),
     jax.process_count(),
   )
+  return data.Ahead(stream)
 
-  with Checkpoints(folder, config.checkpoint.keep) as checkpoints:
-    state, window = begin(experiment, parallel, checkpoints, batches)
-    step = saved = int(state.step)
-    if step >= num_steps:
-      hosts.say(f'{workdir}: already finished at step {step} of {num_steps}')
-      return
-    if step:
-      hosts.say(f'{workdir}: going on from step {step}')
-    if hosts.is_first():
-      write_record(workdir, experiment)
 
-    def save() -> None:
-      """Waits for the steps under way, since their metrics are part of the record."""
-      report.complete(window.flush())
-      record = {'data': batches.get_state(), 'window': window.record()}
-      checkpoints.save(step, parallel.for_checkpoint(state), record)
+def read_on(batches: data.Ahead, config: Config, step: int) -> None:
+  """Reads the batches of the next call, or with several hosts of the next AHEAD."""
+  calls = 1 if jax.process_count() == 1 else AHEAD
+  left = config.training.num_steps - step
+  batches.fill(min(left, calls * config.parallel.steps_per_dispatch))
 
-    with Report(experiment, parallel, workdir, window, step) as report, stopping() as asked:
-      while step < num_steps and not asked():
-        count = steps_at_once(step, config)
-        state, metrics = advance(state, batches, count)
-        step += count
-        report.complete(window.add(step, metrics))
-        check_skipped(window, config)
-        report.look(step, state)
-        if due(step, config.checkpoint.every_steps, num_steps):
-          save()
-          saved = step
-        yield step, state
-      if saved < step:
-        save()
-      checkpoints.wait()
-    if step < num_steps:
-      raise Interrupted(
-        asked.signum, f'interrupted and saved at step {step}; the same command goes on from there'
-      )
-  report.summary()
+
+def raise_fault(batches: data.Ahead) -> None:
+  """Raises what the data raised, if anything."""
+  if batches.fault:
+    raise batches.fault
+
+
+def tell_resumed(experiment: Experiment, workdir: pathlib.Path, step: int) -> None:
+  """Says from where a run goes on, and whether its learning rate jumps there."""
+  if not step:
+    return
+  hosts.say(f'{workdir}: going on from step {step}')
+  if (workdir / 'config.json').exists():
+    jump = rate_jump(experiment.config, read_record(workdir)[0], step)
+    if jump:
+      hosts.say(f'{workdir}: {jump}')
 
 
 def fit(config: Config, workdir: pathlib.Path, folder: epath.Path) -> Experiment:
@@ -133,19 +186,44 @@ def make_advance(experiment: Experiment, parallel: Parallel) -> Advance:
 
 
 def begin(
-  experiment: Experiment, parallel: Parallel, checkpoints: Checkpoints, batches: Any
+  experiment: Experiment, parallel: Parallel, checkpoints: Checkpoints, batches: data.Ahead
 ) -> tuple[TrainState, Window]:
   """The newest checkpoint's state, on the devices, and its position in the data; or a new run's."""
   newest = checkpoints.latest_step()
   if newest is not None:
     like = parallel.layout(jax.eval_shape(lambda: new_state(experiment)))
     state, record = checkpoints.restore(newest, like)
+    if not is_record(record):
+      raise checkpoints.damaged(newest, 'its record is not one that training writes')
     batches.set_state(record['data'])
     return parallel.place_state(state), Window(record['window'])
   teacher = initial_params(experiment)
   if teacher is None:
     return parallel.create(lambda: new_state(experiment)), Window()
   return parallel.place_state(new_state(experiment, teacher)), Window()
+
+
+# What a checkpoint's record holds: the position in the data, and Window's.
+RECORD = {
+  'data': {'next_index': int},
+  'window': {'count': int, 'sums': dict, 'missed': int, 'skipped': int},
+}
+
+
+def is_record(record: Any) -> bool:
+  """Whether a checkpoint's record is of the form RECORD."""
+  return is_of_form(record, RECORD) and all(
+    isinstance(total, (int, float)) for total in record['window']['sums'].values()
+  )
+
+
+def is_of_form(tree: Any, form: Any) -> bool:
+  """Whether a tree of dicts has these keys, and values of these types."""
+  if isinstance(form, type):
+    return type(tree) is form
+  return isinstance(tree, dict) and all(
+    key in tree and is_of_form(tree[key], part) for key, part in form.items()
+  )
 
 
 def steps_at_once(step: int, config: Config) -> int:

@@ -7,9 +7,9 @@ ends with the same file, byte for byte, as one that was not.
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import math
-import os
 import pathlib
 import sys
 import time
@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from rich.progress import (
   BarColumn,
   MofNCompleteColumn,
@@ -25,6 +26,8 @@ from rich.progress import (
   TextColumn,
   TimeRemainingColumn,
 )
+
+from ddpm_jax.files import whole
 
 Scalars = dict[str, float]
 Metrics = Mapping[str, jax.Array]
@@ -100,51 +103,85 @@ class Window:
 
 
 class MetricWriter:
-  """Writes scalars to metrics.jsonl, one line a call, and to TensorBoard."""
+  """Writes scalars to metrics.jsonl, one line a call."""
 
   def __init__(self, workdir: pathlib.Path, step: int = 0):
-    """Opens the files of a run that goes on from `step`; what was written after it is dropped."""
-    import tensorboardX  # Here and not above: it imports PyTorch, where that is installed.
-
+    """Opens the file of a run that goes on from `step`; what was written after it is dropped."""
     path = workdir / 'metrics.jsonl'
     cut(path, step)
     self._lines = path.open('a')
-    self._board = tensorboardX.SummaryWriter(str(workdir), purge_step=step + 1 if step else None)
 
-  def write(self, step: int, scalars: Scalars, clocked: Scalars | None = None) -> None:
-    """`clocked` (rates, times) goes to TensorBoard alone."""
+  def write(self, step: int, scalars: Scalars) -> None:
     self._lines.write(json.dumps({'step': step, **scalars}) + '\n')
     self._lines.flush()
-    for name, value in {**scalars, **(clocked or {})}.items():
-      self._board.add_scalar(name, value, step)
-
-  def image(self, step: int, name: str, pixels: np.ndarray) -> None:
-    """Shows a picture (H, W, C) of uint8 in TensorBoard."""
-    self._board.add_image(name, pixels, step, dataformats='HWC')
 
   def close(self) -> None:
     self._lines.close()
-    self._board.close()
+
+
+class Board:
+  """TensorBoard's files, whose one purpose is to be looked at."""
+
+  def __init__(self, workdir: pathlib.Path, step: int = 0):
+    """Opens a file of a run that goes on from `step`."""
+    import tensorboardX  # Here and not above: it imports PyTorch, where that is installed.
+
+    self._writer = tensorboardX.SummaryWriter(str(workdir), purge_step=step + 1 if step else None)
+
+  def curves(self, step: int, scalars: Scalars) -> None:
+    self._check()
+    for name, value in scalars.items():
+      self._writer.add_scalar(name, value, step)
+
+  def picture(self, step: int, name: str, pixels: np.ndarray) -> None:
+    """Shows a picture (H, W, C) of uint8."""
+    self._check()
+    self._writer.add_image(name, pixels, step, dataformats='HWC')
+
+  def close(self) -> None:
+    self._check()
+    self._writer.close()
+
+  def _check(self) -> None:
+    """Raises OSError where the thread that writes has died: its queue fills, and then blocks."""
+    if not self._writer.file_writer.event_writer._worker.is_alive():
+      raise OSError('the thread that writes its file has died')
 
 
 def read(path: pathlib.Path) -> list[dict[str, float]]:
-  """The lines of a metrics.jsonl; one cut short by a kill is left out."""
+  """The lines of a metrics.jsonl; one cut short by a kill is left out.
+
+  So is any other that cannot be read, which is named in a warning.
+  """
+  *lines, last = path.read_bytes().split(b'\n') if path.exists() else [b'']
   rows = []
-  for line in path.read_text().splitlines() if path.exists() else []:
+  for number, line in enumerate(lines, 1):
     try:
-      rows.append(json.loads(line))
-    except json.JSONDecodeError:
-      break
+      rows.append(row_of(line))
+    except (ValueError, RecursionError) as error:
+      logging.warning('%s, line %d: cannot be read (%s); it is left out', path, number, error)
+  with contextlib.suppress(ValueError, RecursionError):
+    rows.append(row_of(last))  # without its newline: whole only by chance
   return rows
+
+
+def row_of(line: bytes) -> dict[str, float]:
+  """A line of metrics.jsonl; raises ValueError where it is none."""
+  row = json.loads(line.decode())
+  if not (isinstance(row, dict) and type(row.get('step')) is int):
+    raise ValueError('it has no step')
+  if wrong := [name for name, value in row.items() if not isinstance(value, (int, float))]:
+    raise ValueError(f'{wrong[0]} is not a number')
+  return row
 
 
 def cut(path: pathlib.Path, step: int) -> None:
   """Drops what was written after `step`."""
   if not path.exists():
     return
-  kept = path.with_suffix('.tmp')
-  kept.write_text(''.join(json.dumps(row) + '\n' for row in read(path) if row['step'] <= step))
-  os.replace(kept, path)
+  rows = [row for row in read(path) if row['step'] <= step]
+  with whole(path) as part:
+    part.write_text(''.join(json.dumps(row) + '\n' for row in rows))
 
 
 class Display:

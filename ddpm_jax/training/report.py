@@ -1,16 +1,22 @@
-"""What a run tells of itself while it goes: lines, held-out losses, previews."""
+"""What a run tells of itself while it goes: lines, held-out losses, previews.
+
+Nothing that is only looked at ends training: where it fails, a line says so, once for each kind.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
 from ddpm_jax.training import hosts, pictures
 from ddpm_jax.training.experiment import Experiment
-from ddpm_jax.training.metrics import Display, MetricWriter, Window
+from ddpm_jax.training.metrics import Board, Display, MetricWriter, Scalars, Window
 from ddpm_jax.training.parallel import Parallel
 from ddpm_jax.training.state import TrainState
 
@@ -36,11 +42,11 @@ class Report:
     self._workdir, self._window = workdir, window
     self._config, self._num_steps = config, config.training.num_steps
     self._tells = hosts.is_first()
+    self._failed: set[str] = set()
+    self._begun = step
     if self._tells:
       self._writer = MetricWriter(workdir, step)
       self._display = Display(step, self._num_steps, config.dataset.batch_size)
-      self._heldout = experiment.kind.make_heldout(experiment)
-      self._preview = pictures.make_preview(experiment)
     self._start, self._first, self._looked = time.monotonic(), 0.0, 0.0
 
   def __enter__(self) -> Report:
@@ -49,7 +55,33 @@ class Report:
   def __exit__(self, *exception: object) -> None:
     if self._tells:
       self._display.close()
+      if '_board' in vars(self):
+        with self._aside('TensorBoard'):
+          self._board.close()
       self._writer.close()
+
+  @functools.cached_property
+  def _board(self) -> Board:
+    return Board(self._workdir, self._begun)
+
+  @functools.cached_property
+  def _heldout(self) -> Callable[[Any], Scalars]:
+    return self._experiment.kind.make_heldout(self._experiment)
+
+  @functools.cached_property
+  def _preview(self) -> Callable[[Any], np.ndarray]:
+    return pictures.make_preview(self._experiment)
+
+  @contextlib.contextmanager
+  def _aside(self, kind: str) -> Iterator[None]:
+    """Goes on where what is only looked at fails."""
+    try:
+      yield
+    except Exception as error:
+      if kind not in self._failed:
+        reason = ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
+        hosts.say(f'{kind} left out, training goes on ({reason})')
+      self._failed.add(kind)
 
   def complete(self, steps: Iterator[int]) -> None:
     """Writes a line for each of the complete steps that is due one."""
@@ -61,7 +93,9 @@ class Report:
       if self._tells:
         scalars['learning_rate'] = np.asarray(self._experiment.learning_rate(step - 1)).item()
         rate = self._display.update(step, scalars.get('loss'))
-        self._writer.write(step, scalars, {'images_per_second': rate})
+        self._writer.write(step, scalars)
+        with self._aside('TensorBoard'):
+          self._board.curves(step, {**scalars, 'images_per_second': rate})
 
   def look(self, step: int, state: TrainState) -> None:
     """Judges the averaged parameters, where that is due."""
@@ -76,20 +110,35 @@ class Report:
       return
     begin = time.monotonic()
     if heldout:
-      self._writer.write(step, self._heldout(params))
+      self._judge(step, params)
     if preview:
+      self._show(step, params)
+    self._looked += time.monotonic() - begin
+
+  def _judge(self, step: int, params: Any) -> None:
+    scalars: Scalars = {}
+    with self._aside('held-out losses'):
+      scalars = self._heldout(params)
+    if scalars:
+      self._writer.write(step, scalars)
+      with self._aside('TensorBoard'):
+        self._board.curves(step, scalars)
+
+  def _show(self, step: int, params: Any) -> None:
+    with self._aside('the preview'):
       pixels = self._preview(params)
       pictures.write_png(self._workdir / 'samples' / f'step_{step:07d}.png', pixels)
-      self._writer.image(step, 'preview', pixels)
-    self._looked += time.monotonic() - begin
+      with self._aside('TensorBoard'):
+        self._board.picture(step, 'preview', pixels)
 
   def summary(self) -> None:
     """The last lines on the screen."""
     if not self._tells:
       return
-    curve = pictures.loss_curve(self._workdir)
     seconds = time.monotonic() - self._start
     print(
       f'trained to step {self._num_steps} in {seconds:.0f} s: {self._first:.0f} s until the first '
-      f'step was done, {self._looked:.0f} s on held-out losses and previews\n{curve}'
+      f'step was done, {self._looked:.0f} s on held-out losses and previews'
     )
+    with self._aside('the loss curve'):
+      print(pictures.loss_curve(self._workdir))

@@ -1,4 +1,4 @@
-"""A run's folder: who it belongs to, and the trained denoiser in it."""
+"""A run's folder: its record, and the trained denoiser in it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import numpy as np
 from jax import Array
 
 from ddpm_jax import data
-from ddpm_jax.config import Config, from_json, provenance, same_experiment, to_json
+from ddpm_jax.config import Config, from_json, provenance, to_json
 from ddpm_jax.diffusion import Parameterization, Schedule
 from ddpm_jax.diffusion.parameterization import Denoiser, Network
 from ddpm_jax.diffusion.schedules import parameters
 from ddpm_jax.errors import InputError
+from ddpm_jax.files import whole
 from ddpm_jax.losses import OF_TEACHERS
 from ddpm_jax.training import experiment as experiments
 from ddpm_jax.training.checkpoint import Checkpoints, folder_of
@@ -26,8 +27,6 @@ from ddpm_jax.training.experiment import Experiment
 
 Path = str | os.PathLike[str]
 
-# What a run writes; where they are without a config.json, they are somebody else's.
-PARTS = ('metrics.jsonl', 'checkpoints', 'samples')
 SHAPE = ('name', 'image_shape', 'num_levels', 'num_classes', 'classes')
 
 
@@ -123,8 +122,7 @@ def read_record(workdir: pathlib.Path) -> tuple[Config, dict[str, Any]]:
   path = workdir / 'config.json'
   try:
     record = json.loads(path.read_text())
-    shape = record['data']
-    return from_json(record['config']), shape | {'image_shape': tuple(shape['image_shape'])}
+    return from_json(record['config']), read_shape(record['data'])
   except FileNotFoundError:
     raise InputError(
       f'{workdir}: not the folder of a run (it has no config.json); make one by '
@@ -132,30 +130,26 @@ def read_record(workdir: pathlib.Path) -> tuple[Config, dict[str, Any]]:
     ) from None
   except InputError as error:
     raise InputError(f'{path}: {error}') from error
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    raise InputError(f'{path}: cannot be read ({error})') from error
+  except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    raise InputError(f'{path}: cannot be read ({type(error).__name__}: {error})') from error
 
 
-def refuse_foreign(workdir: pathlib.Path, config: Config) -> None:
-  """Lets a run into its own folder or a new one.
-
-  Raises:
-    InputError: the folder holds another experiment, or files that no config.json explains.
-  """
-  if (workdir / 'config.json').exists():
-    differ = same_experiment(read_record(workdir)[0], config)
-    if differ:
-      names = ', '.join(f'config.{name}' for name in differ)
-      raise InputError(
-        f'{workdir}: holds another experiment, which differs in {names}; give another --workdir'
-      )
-    return
-  foreign = [part for part in PARTS if (workdir / part).exists()]
-  if foreign:
-    raise InputError(
-      f'{workdir}: holds {", ".join(foreign)} but no config.json to say of what; '
-      'give another --workdir'
-    )
+def read_shape(tree: Any) -> dict[str, Any]:
+  """The shape of the data as config.json has it; raises InputError where it is none."""
+  shape = {name: tree[name] for name in SHAPE}
+  sides = shape['image_shape']
+  numbers = {f'image_shape[{axis}]': side for axis, side in enumerate(sides)}
+  numbers |= {name: shape[name] for name in ('num_levels', 'num_classes')}
+  if shape['num_classes'] is None:
+    del numbers['num_classes']
+  for name, number in numbers.items():
+    if type(number) is not int or number < 1:
+      raise InputError(f'data.{name}: {number!r} is not a positive whole number')
+  if len(sides) != 3:
+    raise InputError(f'data.image_shape: {sides!r} is not height, width and channels')
+  if not isinstance(shape['name'], str):
+    raise InputError(f'data.name: {shape["name"]!r} is not a string')
+  return shape | {'image_shape': tuple(sides)}
 
 
 def write_record(workdir: pathlib.Path, experiment: Experiment) -> None:
@@ -165,10 +159,8 @@ def write_record(workdir: pathlib.Path, experiment: Experiment) -> None:
     'data': {name: getattr(experiment.dataset, name) for name in SHAPE},
     'provenance': provenance(),
   }
-  workdir.mkdir(parents=True, exist_ok=True)
-  part = workdir / 'config.tmp'
-  part.write_text(json.dumps(record, indent=2) + '\n')
-  os.replace(part, workdir / 'config.json')
+  with whole(workdir / 'config.json') as path:
+    path.write_text(json.dumps(record, indent=2) + '\n')
 
 
 def initial_params(experiment: Experiment) -> dict[str, Any] | None:

@@ -7,11 +7,15 @@ import itertools
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
+
+
+NOTICE = 5.0  # seconds that JAX's service has, which looks once a second, to find a step for all
 
 
 class Asked:
@@ -21,12 +25,19 @@ class Asked:
     signum: the signal that did it.
   """
 
-  def __init__(self, hears: Callable[[], bool]):
-    self._hears = hears
+  def __init__(self, hears: Callable[[], bool], tell: Callable[[], None]):
+    self._hears, self._tell = hears, tell
+    self._told = False
     self.signum = signal.SIGTERM
 
   def __call__(self) -> bool:
     return self._hears()
+
+  def end(self) -> None:
+    """Asks all hosts to end, from one that can make only a few more calls."""
+    if not self._told:
+      self._told = True
+      self._tell()
 
 
 @contextlib.contextmanager
@@ -51,7 +62,7 @@ def one_host() -> Iterator[Asked]:
     asked.signum = signal.Signals(number)
     restore()
 
-  asked = Asked(lambda: bool(received))
+  asked = Asked(lambda: bool(received), lambda: received.append(signal.SIGTERM))
   with handling(handle, signal.SIGINT, signal.SIGTERM) as restore:
     yield asked
 
@@ -67,7 +78,13 @@ def several_hosts() -> Iterator[Asked]:
 
   with handling(handle, signal.SIGINT):
     # Its own count, without gaps: the service waits for one number exactly.
-    yield Asked(lambda: multihost_utils.reached_preemption_sync_point(next(calls)))
+    yield Asked(lambda: multihost_utils.reached_preemption_sync_point(next(calls)), tell_all)
+
+
+def tell_all() -> None:
+  """Has JAX's service find a step for all hosts to end at, and gives it the time to."""
+  os.kill(os.getpid(), signal.SIGTERM)
+  time.sleep(NOTICE)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ import optax
 import pytest
 
 from ddpm_jax.errors import InputError
+from ddpm_jax.training import checksums
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.state import init_state
 
@@ -120,3 +121,75 @@ def test_the_record_keeps_every_digit(tmp_path):
     checkpoints.wait()
     _, record = checkpoints.restore(1, {'x': jnp.zeros(2)})
   assert record == {'values': values}
+
+
+def flip(path, position):
+  """Turns one bit of a file; returns what undoes it."""
+  before = path.read_bytes()
+  after = bytearray(before)
+  after[position // 8] ^= 1 << position % 8
+  path.write_bytes(after)
+  return lambda: path.write_bytes(before)
+
+
+def some_bits(path, count):
+  """Positions of bits: the first, the last, and others at random."""
+  size = 8 * path.stat().st_size
+  return {0, size - 1, *np.random.default_rng(0).integers(0, size, count).tolist()}
+
+
+def parts(folder):
+  """The files that a checkpoint's values come from, and notes on when and how it was written."""
+  paths = [path for path in folder.rglob('*') if path.is_file()]
+  notes = [path for path in paths if path.name in ('_CHECKPOINT_METADATA', 'commit_success.txt')]
+  return [path for path in paths if path not in notes], notes
+
+
+@pytest.mark.parametrize('read', ['restore', 'restore_part'])
+def test_a_flipped_bit_is_named_wherever_it_is(filled, read):
+  like = {'params': jax.eval_shape(state).params} if read == 'restore_part' else state()
+  paths, _ = parts(filled / '30')
+  largest = max(paths, key=lambda path: path.stat().st_size)
+  with Checkpoints(filled) as checkpoints:
+    for path in paths:
+      for bit in some_bits(path, 60 if path == largest else 3):
+        mend = flip(path, bit)
+        with pytest.raises(InputError) as caught:
+          getattr(checkpoints, read)(30, like)
+        mend()
+        message, item = str(caught.value), path.relative_to(filled / '30').parts[0]
+        assert message.startswith(f'{filled}/30: cannot be read ({item}'), message
+        assert 'delete that folder to go on from step 20' in message and '\n' not in message
+        assert path != largest or f'/{path.name} is not as it was written' in message
+    getattr(checkpoints, read)(30, like)
+
+
+def test_a_flipped_bit_in_the_notes_changes_nothing_that_is_read(filled):
+  for path in parts(filled / '30')[1]:
+    for bit in some_bits(path, 0):
+      mend = flip(path, bit)
+      with Checkpoints(filled) as checkpoints:
+        restored, record = checkpoints.restore(30, jax.eval_shape(state))
+      assert equal(restored, state(30.0)) and record == RECORD, (path, bit)
+      mend()
+
+
+def test_a_file_that_is_gone_is_named(filled):
+  for path in parts(filled / '30')[0]:
+    before = path.read_bytes()
+    path.unlink()
+    if path.name != checksums.MANIFEST:
+      assert path.name in checksums.damage(filled / '30')
+    path.write_bytes(before)
+  assert checksums.damage(filled / '30') is None
+
+
+def test_a_checkpoint_without_checksums_is_read_and_said_to_have_none(filled, caplog):
+  for path in (filled / '30').rglob(checksums.MANIFEST):
+    path.unlink()
+  with Checkpoints(filled) as checkpoints:
+    restored, _ = checkpoints.restore(30, jax.eval_shape(state))
+    checkpoints.restore(20, jax.eval_shape(state))
+  assert equal(restored, state(30.0))
+  (line,) = [record.getMessage() for record in caplog.records if 'checksums' in record.getMessage()]
+  assert line.startswith(f'{filled}/30: has no checksums')

@@ -1,0 +1,98 @@
+"""Whom a run's folder belongs to: one experiment, and one process at a time.
+
+A folder is an experiment's once there is something to lose in it: a line of metrics, a picture or a
+whole checkpoint. What a start leaves that was killed before that is nobody's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+from collections.abc import Iterator
+
+import filelock
+from etils import epath
+
+from ddpm_jax.config import Config, same_experiment
+from ddpm_jax.errors import InputError
+from ddpm_jax.training import hosts
+from ddpm_jax.training.checkpoint import folder_of, whole_steps
+from ddpm_jax.training.run import read_record
+
+LOCK = '.lock'
+
+
+@contextlib.contextmanager
+def alone(workdir: pathlib.Path, checkpoints: epath.Path) -> Iterator[None]:
+  """Keeps a run's folders, which must be there, from other processes that would train in them.
+
+  The first host holds the locks. They end with its process, however that ends. Object stores have
+  no locks.
+
+  Raises:
+    InputError: on every host, where another process has one of them.
+  """
+  folders = [workdir]
+  if not checkpoints.is_relative_to(workdir) and '://' not in str(checkpoints):
+    folders.append(pathlib.Path(checkpoints))
+  with contextlib.ExitStack() as held:
+    with hosts.together():
+      for folder in folders if hosts.is_first() else ():
+        held.enter_context(locked(folder))
+    yield
+
+
+@contextlib.contextmanager
+def locked(folder: pathlib.Path) -> Iterator[None]:
+  """Holds the lock of one folder; where its file system has none, says so and goes on."""
+  lock = filelock.FileLock(folder / LOCK, fallback_to_soft=False, thread_local=False)
+  try:
+    lock.acquire(blocking=False)
+  except filelock.Timeout:
+    raise InputError(
+      f'{folder}: another process is training in this folder; wait until it has ended, or give '
+      'another --workdir'
+    ) from None
+  except (OSError, NotImplementedError) as error:
+    hosts.say(
+      f'{folder}: cannot be locked ({error}); see to it that no other process trains in this folder'
+    )
+  try:
+    yield
+  finally:
+    lock.release()
+
+
+def refuse_foreign(workdir: pathlib.Path, config: Config) -> None:
+  """Lets a run into its own folder or one that is nobody's.
+
+  Raises:
+    InputError: the folder holds another experiment, or files that no config.json explains.
+  """
+  recorded = read_record(workdir)[0] if (workdir / 'config.json').exists() else None
+  found = belongings(workdir, recorded)
+  if not found:
+    return
+  if recorded is None:
+    raise InputError(
+      f'{workdir}: holds {", ".join(found)} but no config.json to say of what; '
+      'give another --workdir'
+    )
+  differ = same_experiment(recorded, config)
+  if differ:
+    names = ', '.join(f'config.{name}' for name in differ)
+    raise InputError(
+      f'{workdir}: holds another experiment, which differs in {names}; give another --workdir'
+    )
+
+
+def belongings(workdir: pathlib.Path, recorded: Config | None) -> list[str]:
+  """What there is to lose in a run's folder, and where its config keeps the checkpoints."""
+  metrics, samples = workdir / 'metrics.jsonl', workdir / 'samples'
+  checkpoints = folder_of(workdir, recorded.checkpoint.folder if recorded else None)
+  present = {
+    'metrics.jsonl': metrics.exists() and metrics.stat().st_size > 0,
+    'checkpoints': bool(whole_steps(checkpoints)),
+    'samples': samples.is_dir() and any(samples.iterdir()),
+  }
+  return [name for name, there in present.items() if there]
