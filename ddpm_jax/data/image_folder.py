@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Iterator
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Interval
 from PIL import Image, ImageOps
 
 from ddpm_jax.data.dataset import Dataset, Decoded, held_out
@@ -14,7 +16,7 @@ from ddpm_jax.errors import InputError
 _SUFFIXES = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 
 
-def folder(path: str, image_size: int) -> Dataset:
+def folder(path: str, image_size: Annotated[int, Interval(ge=1, le=16_384)]) -> Dataset:
   """Every image under `path` in RGB, cropped to its central square and resized.
 
   The first level of sub-folders, in alphabetical order, gives the classes 0, 1, …; images

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
+from annotated_types import Interval
 from scipy.special import ndtri
 
 from ddpm_jax.data.dataset import Arrays, Dataset
@@ -19,8 +22,10 @@ COVARIANCES = np.array(
   ]
 )
 
+Count = Annotated[int, Interval(ge=2, le=10_000_000)]
 
-def mixture(num_train: int = 50_000, num_test: int = 5_000) -> Dataset:
+
+def mixture(num_train: Count = 50_000, num_test: Count = 5_000) -> Dataset:
   """Four Gaussians: examples of 1x2 pixels with 256 levels, whose label is the component.
 
   The same draws whenever it is asked. `evaluation.exact_mixture` is its denoiser in closed form.

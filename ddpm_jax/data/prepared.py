@@ -6,8 +6,10 @@ import difflib
 import io
 import os
 from collections.abc import Iterator
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Interval
 from PIL import Image
 
 from ddpm_jax.data.dataset import Dataset, Decoded, held_out
@@ -17,7 +19,11 @@ from ddpm_jax.errors import InputError
 _MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}  # Pillow's, by the number of channels
 
 
-def tfds(name: str, data_dir: str | None = None, image_size: int | None = None) -> Dataset:
+def tfds(
+  name: str,
+  data_dir: str | None = None,
+  image_size: Annotated[int, Interval(ge=1, le=16_384)] | None = None,
+) -> Dataset:
   """Any TFDS set with a uint8 feature `image`, and `label` where it has classes.
 
   The held-out set is its split `test`, else `validation`, else a fixed tenth of `train`.
