@@ -16,16 +16,19 @@ import os
 import pathlib
 import re
 import signal
+import stat
 import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
 
 from absl import flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
+from ml_collections.config_flags import tuple_parser
 
+from ddpm_jax.bounds import describe
 from ddpm_jax.errors import Failed, InputError, Interrupted
 
 if TYPE_CHECKING:  # it imports JAX
@@ -34,6 +37,7 @@ if TYPE_CHECKING:  # it imports JAX
 FLAGS = flags.FLAGS
 HELP = {'--help', '-help', '-h', '--helpfull', '--helpshort'}
 OVERRIDE = re.compile(r'--?(?:no)?config\.([^=]+)')
+ARGUMENT = re.compile(r'--?config\.(\w+)\.args\.(\w+)=(.*)', re.DOTALL)
 WORDS = {int: 'an integer', float: 'a number', bool: 'true or false', str: 'a string'}
 
 
@@ -66,6 +70,19 @@ PARSERS = {
 }
 for _type, _parser in PARSERS.items():
   config_flags.register_flag_parser_for_type(_type, _parser)
+
+
+class Tuple(tuple_parser.TupleParser):
+  """Reads a setting that is a tuple, (1, 2); a single value is read as a tuple of it alone."""
+
+  def parse(self, argument: Any) -> Any:
+    try:
+      return super().parse(argument)
+    except (SyntaxError, TypeError, ValueError):
+      raise ValueError(f"'{argument}' is not a tuple, as (1, 2) is") from None
+
+
+config_flags.register_flag_parser_for_type(tuple, Tuple())
 
 
 @functools.cache
@@ -172,15 +189,44 @@ def quiet() -> None:
 
 def parse(argv: list[str]) -> None:
   """Reads the flags and the config file; raises InputError for what is wrong with either."""
-  argv = FLAGS.read_flags_from_files(argv, force_gnu=False)
+  try:
+    argv = gathered(FLAGS.read_flags_from_files(argv, force_gnu=False))
+  except (flags.Error, OSError, ValueError) as error:
+    raise InputError(f'--flagfile: {str(error).removeprefix("ERROR:: ")}') from error
   if 'config' in FLAGS:
     check_overrides(argv)
   try:
     rest = FLAGS(argv)
   except flags.Error as error:
     raise InputError(explain(error)) from error
+  if 'workdir' in FLAGS:
+    check_folder('--workdir', FLAGS['workdir'].value)
   if len(rest) > 1:
     raise InputError(f"'{rest[1]}': not a flag; flags are written --name=value")
+
+
+def gathered(argv: list[str]) -> list[str]:
+  """--config.model.args.width=8 as --config.model.args={'width': 8}, as ml_collections reads it."""
+  found: dict[str, dict[str, Any]] = {}
+  for word in argv:
+    if match := ARGUMENT.fullmatch(word):
+      found.setdefault(match[1], {})[match[2]] = literal(match[3])
+  rest = [word for word in argv if not ARGUMENT.fullmatch(word)]
+  return rest + [f'--config.{group}.args={values!r}' for group, values in found.items()]
+
+
+def check_folder(flag: str, folder: str | None) -> None:
+  """Raises InputError where a folder could neither be there nor be made; None passes."""
+  if folder == '':
+    raise InputError(f'{flag}: is empty; name a folder')
+  try:
+    if folder is not None and not stat.S_ISDIR(os.stat(folder).st_mode):
+      raise InputError(f"{flag}: '{folder}' is a file, not a folder")
+  except FileNotFoundError:
+    return
+  except OSError as error:
+    short = textwrap.shorten(folder or '', 100, placeholder='…')
+    raise InputError(f"{flag}: '{short}' cannot be a folder ({error.strerror})") from error
 
 
 def check_overrides(argv: list[str]) -> None:
@@ -193,20 +239,43 @@ def check_overrides(argv: list[str]) -> None:
     raise InputError(f'--config.{typed[0][1]}: comes before --config; give --config=FILE first')
   _, equals, path = argv[position].partition('=')
   config = load(path if equals else ''.join(argv[position + 1 : position + 2]))
-  for _, field in typed:
+  for place, field in typed:
     check_field(config, field)
+    say_tuple(config, field, ''.join(argv[place].partition('=')[2:] or argv[place + 1 : place + 2]))
+
+
+def say_tuple(config: ConfigDict, field: str, text: str) -> None:
+  """Says how a single value is read where a tuple is wanted."""
+  *groups, name = field.split('.')
+  node = functools.reduce(operator.getitem, groups, config)
+  value = literal(text)
+  if node.get_type(name) is tuple and not isinstance(value, (tuple, list)):
+    absl_logging.warning('config.%s: %s is read as %r', field, text, (value,))
+
+
+def literal(text: str) -> Any:
+  """The value that a text is as Python writes it; the text itself where it is none."""
+  try:
+    return ast.literal_eval(text)
+  except (ValueError, SyntaxError, MemoryError, RecursionError):
+    return text
 
 
 def load(path: str) -> ConfigDict:
   """The config of a file 'path.py' or 'path.py:argument'."""
   file = path.split(':', 1)[0]
+  if os.path.isdir(file):
+    raise InputError(f"--config: '{file}' is a folder, not a file")
   if not os.path.isfile(file):
     near = difflib.get_close_matches(file, map(str, pathlib.Path('configs').glob('[!_]*.py')), 1)
     hint = f"; did you mean '{near[0]}'?" if near else ''
     raise InputError(f"--config: there is no file '{file}'{hint}")
   try:
-    config = FLAGS['config'].parser.parse(path)
-  except Exception as error:
+    with open(file, 'rb'):
+      config = FLAGS['config'].parser.parse(path)
+  except OSError as error:
+    raise InputError(f"--config: '{file}' cannot be read ({error.strerror})") from error
+  except (Exception, SystemExit) as error:
     place = blame(error, file)
     if place is None:  # Not the file's fault.
       raise
@@ -219,13 +288,14 @@ def load(path: str) -> ConfigDict:
 def blame(error: BaseException, file: str) -> str | None:
   """Where in the config file an error arose, and what it was; None where it was elsewhere."""
   if isinstance(error, SyntaxError):
-    return f'{error.filename}, line {error.lineno}: {error.msg}'
+    place = f'{error.filename or file}, line {error.lineno}' if error.lineno else file
+    return f'{place}: {error.msg}'
   path = os.path.abspath(file)
   for link in chain(error):
     frames = traceback.extract_tb(link.__traceback__)
     lines = [frame.lineno for frame in frames if os.path.abspath(frame.filename) == path]
     if lines:
-      return f'{file}, line {lines[-1]}: {describe(link)}'
+      return f'{file}, line {lines[-1]}: {words_of(link)}'
   if 'get_config' in str(error):
     return f'{file}: has no function get_config()'
   return None
@@ -238,9 +308,11 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
     error = error.__cause__ or error.__context__
 
 
-def describe(error: BaseException) -> str:
+def words_of(error: BaseException) -> str:
   """An error of the config file in a few words; ml_collections prints the whole tree."""
   text = str(error)
+  if isinstance(error, SystemExit):
+    return f'exit({text}) is called; get_config() must return a ConfigDict'
   if missing := re.search(r'Key \\?"(\w+)\\?" does not exist', text):
     near = re.search(r'Did you mean \\?"(\w+)', text)
     return f"no such setting '{missing[1]}'" + (f"; did you mean '{near[1]}'?" if near else '')
@@ -254,7 +326,7 @@ def check_field(config: ConfigDict, field: str) -> None:
   node, where = config, 'config'
   for key in field.split('.'):
     if where.endswith('.args') and key not in node:
-      raise InputError(f"{where}.{key}: give a plug-in's arguments as --{where}=\"{{'{key}': …}}\"")
+      raise InputError(f"{where}.{key}: give a plug-in's argument as --{where}.{key}=…")
     if not isinstance(node, ConfigDict):
       raise InputError(f'{where}: has no settings of its own, so no {where}.{key}')
     if key not in node:
@@ -284,10 +356,7 @@ def read_option(text: str) -> tuple[str, Any]:
   name, equals, value = text.partition('=')
   if not equals:
     raise InputError(f"--option: '{text}' is not of the form name=value, as eta=0.5")
-  try:
-    return name, ast.literal_eval(value)
-  except (ValueError, SyntaxError):
-    return name, value
+  return name, literal(value)
 
 
 def overridden(config: ConfigDict, variant: Mapping[str, Any]) -> Config:
@@ -351,12 +420,18 @@ def settings_help() -> Iterable[str]:
     if row := tables.groups.get(group):
       for name, function in row.table.items():
         takes = keywords(function, row.supplied).values()
-        words = (str(parameter.replace(annotation=parameter.empty)) for parameter in takes)
-        yield from entry(f'  name={name}', None, ' '.join(words))
+        yield from entry(f'  name={name}', None, '; '.join(map(argument, takes)))
+    hints = get_type_hints(cls, include_extras=True)
     for name, field in settings(cls).items():
-      options = ', '.join(tables.options.get(f'{group}.{name}', ()))
+      options = ', '.join(tables.options.get(f'{group}.{name}', ())) or describe(hints[name])
       doc = field.metadata['doc'] + (f': {options}' if options else '')
       yield from entry(f'  {name}', field.default, doc)
+
+
+def argument(parameter: inspect.Parameter) -> str:
+  """An argument with its default and its bounds: 'eta=0.0 in [0, 1]'."""
+  bare = parameter.replace(annotation=inspect.Parameter.empty)
+  return f'{bare} {describe(parameter.annotation)}'.strip()
 
 
 def entry(name: str, default: Any, doc: str) -> list[str]:

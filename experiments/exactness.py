@@ -21,8 +21,12 @@ from experiments import cli
 from experiments.exactness_rows import OTHER_OPTIMUM, error_of_eps, judged, trained, variants
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'The folder of the runs.', required=True)
-NUM_STEPS = flags.DEFINE_integer('num_steps', 4000, 'Steps on the mixture.', lower_bound=1)
-DIGITS_STEPS = flags.DEFINE_integer('digits_steps', 300, 'Steps on the digits.', lower_bound=1)
+NUM_STEPS = flags.DEFINE_integer(
+  'num_steps', 4000, 'Steps on the mixture.', lower_bound=1, upper_bound=2**31 - 1
+)
+DIGITS_STEPS = flags.DEFINE_integer(
+  'digits_steps', 300, 'Steps on the digits.', lower_bound=1, upper_bound=2**31 - 1
+)
 ONLY = flags.DEFINE_list('only', [], 'Rows to make; all where it is empty.')
 
 

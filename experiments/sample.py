@@ -42,19 +42,27 @@ from experiments import cli
 WORKDIR = flags.DEFINE_string('workdir', None, "The run's folder.")
 LIST = flags.DEFINE_bool('list', False, 'Print the table of samplers and grids, and end.')
 OPTION = flags.DEFINE_multi_string('option', [], "One of the sampler's own, as eta=0.5.")
-NUM = flags.DEFINE_integer('num', None, 'How many samples.', lower_bound=1)
-STEPS = flags.DEFINE_integer('steps', None, 'Times that the sampler visits.', lower_bound=1)
+NUM = flags.DEFINE_integer('num', None, 'How many samples.', lower_bound=1, upper_bound=10**6)
+STEPS = flags.DEFINE_integer(
+  'steps', None, 'Times that the sampler visits.', lower_bound=1, upper_bound=10**6
+)
 SAMPLER = flags.DEFINE_string('sampler', None, 'Its name; see --list.')
 GRID = flags.DEFINE_string('grid', None, 'Law of the times that it visits.')
 NOISE = flags.DEFINE_string('noise', None, 'Where its noise comes from: white or brownian.')
-GUIDANCE = flags.DEFINE_float('guidance', None, 'Scale of guidance; 1: none.', lower_bound=0.0)
+GUIDANCE = flags.DEFINE_float(
+  'guidance', None, 'Scale of guidance; 1: none.', lower_bound=0.0, upper_bound=1000.0
+)
 LABEL = flags.DEFINE_integer('label', None, 'One class for all; unset: all in turn.', lower_bound=0)
-SEED = flags.DEFINE_integer('seed', None, 'Of the noise.', lower_bound=0)
-BATCH_SIZE = flags.DEFINE_integer('batch_size', None, 'Samples at a time.', lower_bound=1)
+SEED = flags.DEFINE_integer('seed', None, 'Of the noise.', lower_bound=0, upper_bound=2**32 - 1)
+BATCH_SIZE = flags.DEFINE_integer(
+  'batch_size', None, 'Samples at a time.', lower_bound=1, upper_bound=10**6
+)
 INIT_IMAGE = flags.DEFINE_string('init_image', None, 'A picture to begin with.')
 STRENGTH = flags.DEFINE_float('strength', None, 'Share of the times to go through from it.')
 MASK = flags.DEFINE_string('mask', None, 'Where to draw anew in it: white; black is kept.')
-RESAMPLE = flags.DEFINE_integer('resample', 1, "RePaint's repetitions of each step.", lower_bound=1)
+RESAMPLE = flags.DEFINE_integer(
+  'resample', 1, "RePaint's repetitions of each step.", lower_bound=1, upper_bound=1000
+)
 HOSTS = cli.host_flags()
 ANIMATE = flags.DEFINE_bool('animate', False, 'Write the way from noise to samples as a GIF.')
 

@@ -31,7 +31,7 @@ WORKDIR = flags.DEFINE_string('workdir', None, "The run's folder.", required=Tru
 SAMPLER = flags.DEFINE_list('samplers', sorted(SAMPLERS), 'Which samplers.')
 EVALUATIONS = flags.DEFINE_list('evaluations', ['5', '10', '20', '50'], 'Budgets of each sample.')
 GRID = flags.DEFINE_string('grid', 'log_snr', 'Law of the times.')
-NUM = flags.DEFINE_integer('num', 500, 'How many samples each.', lower_bound=20)
+NUM = flags.DEFINE_integer('num', 500, 'How many samples each.', lower_bound=20, upper_bound=10**6)
 
 REAL = 5000  # images of each split, at most: the kernel distance is quadratic in them
 

@@ -9,7 +9,7 @@ name='package.module:function', with its own arguments in `args`.
 
 from ddpm_jax.config.entries import find_entry
 from ddpm_jax.config.provenance import provenance
-from ddpm_jax.config.settings import CLASSES, Choice, Config, settings
+from ddpm_jax.config.settings import CLASSES, Choice, Config, naming, settings
 from ddpm_jax.config.tables import Group, Tables, all_tables
 from ddpm_jax.config.tree import (
   base_config,
@@ -31,6 +31,7 @@ __all__ = [
   'find_entry',
   'from_config_dict',
   'from_json',
+  'naming',
   'no_setting',
   'provenance',
   'same_experiment',

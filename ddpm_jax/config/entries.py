@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ddpm_jax.bounds import complaint
 from ddpm_jax.config.signatures import fit, keywords, show
 from ddpm_jax.errors import InputError, choose, unknown
 
@@ -66,6 +67,8 @@ def find_entry(text: str, table: Mapping[str, Callable], field: str) -> Callable
       arguments[name] = fit(value, takes[name])
     except TypeError:
       raise InputError(f'{field}: {name}={value!r} is not {show(takes[name])}') from None
+    if wrong := complaint(arguments[name], takes[name]):
+      raise InputError(f'{field}: {name}: {wrong}')
   return functools.partial(function, **arguments)
 
 

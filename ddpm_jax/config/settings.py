@@ -2,28 +2,48 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-import math
-import operator
-from collections.abc import Callable, Mapping
-from typing import Any, get_type_hints
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, get_type_hints
 
+from annotated_types import Interval
+
+from ddpm_jax.bounds import complaint
 from ddpm_jax.config.entries import find_function
 from ddpm_jax.config.signatures import fit, show
 from ddpm_jax.errors import InputError
 
-BOUNDS: dict[str, tuple[Callable[[float, float], bool], str]] = {
-  'at_least': (operator.ge, 'at least'),
-  'above': (operator.gt, 'above'),
-  'below': (operator.lt, 'below'),
-  'at_most': (operator.le, 'at most'),
-}
+# The types of settings that are bounded. A step's number is kept in 32 bits.
+Count = Annotated[int, Interval(ge=1, le=1_000_000)]
+Steps = Annotated[int, Interval(ge=1, le=2**31 - 1)]
+Share = Annotated[float, Interval(ge=0, le=1)]
 
 
-def setting(default: Any, doc: str, **bounds: float) -> Any:
-  """A field with its one line of help, within `bounds` (keys of BOUNDS)."""
-  return dataclasses.field(default=default, metadata={'doc': doc, 'bounds': bounds})
+def setting(default: Any, doc: str) -> Any:
+  """A field with its one line of help; its bounds are those of its annotation."""
+  return dataclasses.field(default=default, metadata={'doc': doc})
+
+
+@contextlib.contextmanager
+def naming(field: str, otherwise: str | None = None) -> Iterator[None]:
+  """Says in the config's words what a library refuses by a ValueError.
+
+  An argument is a setting of the field, and another group is that group: of 'config.sampler',
+  'eta: …' becomes 'config.sampler.eta: …' and 'schedule.name: …' 'config.schedule.name: …'. What
+  names nothing is said of `otherwise`, by default the field.
+  """
+  try:
+    yield
+  except ValueError as error:
+    line = ' '.join(str(error).split())
+    if line.startswith(('config.', '--')):
+      raise
+    if found := re.match(r'([a-z_]\w*)[\w.]*: ', line):
+      raise InputError(f'{"config" if found[1] in CLASSES else field}.{line}') from error
+    raise InputError(f'{otherwise or field}: {line}') from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,22 +77,18 @@ class Choice:
     """
     if not self.name:
       return None
-    try:
+    with naming(f'config.{self.group}'):
       return self.bind(table, fallback)(**supplied)
-    except InputError:
-      raise
-    except ValueError as error:
-      raise InputError(f'config.{self.group}: {error}') from error
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset(Choice):
   """Where the images come from."""
 
-  batch_size: int = setting(128, 'examples in a step, over all devices', at_least=1)
+  batch_size: Count = setting(128, 'examples in a step, over all devices')
   flip: bool = setting(False, 'mirror each training image with probability one half')
-  augment: float = setting(
-    0.0, 'probability of each geometric change, of which the network is told', at_least=0, at_most=1
+  augment: Share = setting(
+    0.0, 'probability of each geometric change, of which the network is told'
   )
   conditional: bool = setting(True, 'tell the network the labels, where there are any')
 
@@ -111,10 +127,14 @@ class Loss(Choice):
 class Optimizer(Choice):
   """What turns gradients into updates."""
 
-  learning_rate: float = setting(2e-4, 'its peak, after the warm-up', above=0)
+  learning_rate: Annotated[float, Interval(gt=0, le=100)] = setting(
+    2e-4, 'its peak, after the warm-up'
+  )
   lr_schedule: str = setting('constant', 'its course after the warm-up')
-  warmup_steps: int = setting(0, 'steps of linear warm-up', at_least=0)
-  clip_norm: float | None = setting(None, 'bound on the global gradient norm; unset: none', above=0)
+  warmup_steps: Annotated[int, Interval(ge=0, lt=2**31)] = setting(0, 'steps of linear warm-up')
+  clip_norm: Annotated[float, Interval(gt=0, le=1e9)] | None = setting(
+    None, 'bound on the global gradient norm; unset: none'
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,12 +142,12 @@ class Sampler(Choice):
   """How noise becomes samples."""
 
   grid: str = setting('trailing', 'law of the times that it visits')
-  num_steps: int = setting(50, 'evaluations of the network', at_least=1)
+  num_steps: Count = setting(50, 'times that it visits; heun and others evaluate the network twice')
   noise: str = setting('white', "where a stochastic one's noise comes from")
-  guidance: float = setting(1.0, 'scale of classifier-free guidance; 1: none', at_least=0)
-  rescale: float = setting(
-    0.0, "share in which guidance keeps the prediction's contrast", at_least=0, at_most=1
+  guidance: Annotated[float, Interval(ge=0, le=1000)] = setting(
+    1.0, 'scale of classifier-free guidance; 1: none'
   )
+  rescale: Share = setting(0.0, "share in which guidance keeps the prediction's contrast")
   interval: tuple[float, float] | None = setting(
     None, 'log-SNRs between which to guide; unset: all'
   )
@@ -138,7 +158,7 @@ class Sampler(Choice):
 class Ema:
   """The running average of the parameters."""
 
-  decay: float = setting(0.9999, 'weight of the past in a step', at_least=0, below=1)
+  decay: Annotated[float, Interval(ge=0, lt=1)] = setting(0.9999, 'weight of the past in a step')
   warmup: bool = setting(True, 'begin with a short memory: min(decay, (1 + n) / (10 + n))')
 
 
@@ -146,11 +166,11 @@ class Ema:
 class Training:
   """The loop."""
 
-  num_steps: int = setting(100_000, 'steps in all, those before a resume included', at_least=1)
+  num_steps: Steps = setting(100_000, 'steps in all, those before a resume included')
   deterministic: bool = setting(False, 'bit-identical repeats on a GPU, at some speed')
   init_from: str | None = setting(None, 'workdir of a run whose parameters to begin with')
-  max_skipped: int = setting(
-    20, 'steps in a row with a loss or gradient that is not finite, after which it ends', at_least=1
+  max_skipped: Steps = setting(
+    20, 'steps in a row with a loss or gradient that is not finite, after which it ends'
   )
 
 
@@ -158,13 +178,13 @@ class Training:
 class Evaluation:
   """Held-out figures."""
 
-  every_steps: int = setting(1000, 'steps between held-out losses', at_least=1)
-  batch_size: int = setting(256, 'examples or samples at a time, over all devices', at_least=1)
-  num_samples: int = setting(1000, 'samples that experiments.sample draws', at_least=1)
-  strata: int = setting(8, 'times drawn for each example by the stratified bound', at_least=1)
+  every_steps: Steps = setting(1000, 'steps between held-out losses')
+  batch_size: Count = setting(256, 'examples or samples at a time, over all devices')
+  num_samples: Count = setting(1000, 'samples that experiments.sample draws')
+  strata: Count = setting(8, 'times drawn for each example by the stratified bound')
   likelihoods: tuple[str, ...] = setting(('chain',), 'what bits/dim are measured by')
   decoder: str = setting('discretized', 'from the first noise level to pixels')
-  draws: int = setting(100, "latents drawn for each example by an autoencoder's bounds", at_least=1)
+  draws: Count = setting(100, "latents drawn for each example by an autoencoder's bounds")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,13 +192,11 @@ class Parallel:
   """How the step runs on several devices."""
 
   mode: str = setting('pmap', 'way of doing it')
-  microbatches: int = setting(
-    1, 'parts that a device takes its examples in, one after another, to save memory', at_least=1
+  microbatches: Count = setting(
+    1, 'parts that a device takes its examples in, one after another, to save memory'
   )
-  steps_per_dispatch: int = setting(
-    1,
-    'steps that a device takes at one call, where nothing is due between; slow on CPUs',
-    at_least=1,
+  steps_per_dispatch: Count = setting(
+    1, 'steps that a device takes at one call, where nothing is due between; slow on CPUs'
   )
 
 
@@ -186,8 +204,8 @@ class Parallel:
 class Checkpoint:
   """What is saved of a run."""
 
-  every_steps: int = setting(1000, 'steps between checkpoints', at_least=1)
-  keep: int = setting(3, 'the newest so many stay', at_least=1)
+  every_steps: Steps = setting(1000, 'steps between checkpoints')
+  keep: Count = setting(3, 'the newest so many stay')
   folder: str | None = setting(
     None, "where, as gs://bucket/run; unset: checkpoints in the run's folder"
   )
@@ -197,8 +215,8 @@ class Checkpoint:
 class Logging:
   """What a run shows of itself."""
 
-  every_steps: int = setting(50, 'steps between lines of metrics', at_least=1)
-  preview_every_steps: int = setting(1000, 'steps between preview grids', at_least=1)
+  every_steps: Steps = setting(50, 'steps between lines of metrics')
+  preview_every_steps: Steps = setting(1000, 'steps between preview grids')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,7 +236,7 @@ class Config:
   parallel: Parallel
   checkpoint: Checkpoint
   logging: Logging
-  seed: int = setting(0, 'of every random number', at_least=0, below=2**32)
+  seed: Annotated[int, Interval(ge=0, lt=2**32)] = setting(0, 'of every random number')
 
 
 CLASSES: dict[str, type] = {k: v for k, v in get_type_hints(Config).items() if k != 'seed'}
@@ -239,19 +257,15 @@ def checked(field: dataclasses.Field, hint: Any, value: Any, where: str) -> Any:
     raise InputError(f'{where}: unset; its default is {field.default}')
   if value is None:
     return None
-  value = converted(value, hint, where)
-  if isinstance(value, float) and not math.isfinite(value):
-    raise InputError(f'{where}: {value} is not finite')
-  bounds = field.metadata['bounds'].items()
-  if not all(BOUNDS[key][0](value, bound) for key, bound in bounds):
-    words = ' and '.join(f'{BOUNDS[key][1]} {bound}' for key, bound in bounds)
-    raise InputError(f'{where}: {value} must be {words}')
-  return value
+  return converted(value, hint, where)
 
 
 def converted(value: Any, hint: Any, where: str) -> Any:
-  """`value` in the type of `hint`, or an InputError that names `where`."""
+  """`value` in the type of `hint` and within its bounds, or an InputError that names `where`."""
   try:
-    return fit(value, hint)
+    value = fit(value, hint)
   except TypeError:
     raise InputError(f'{where}: {value!r} is not {show(hint)}') from None
+  if wrong := complaint(value, hint):
+    raise InputError(f'{where}: {wrong}')
+  return value

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import collections.abc
 import inspect
 import math
 import sys
-import types
 from collections.abc import Callable
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
+
+from ddpm_jax.bounds import SEQUENCES, alternatives, bare, elements, evaluated, literal, options_of
 
 # Parameters that are never settings: Flax's own, and the name by which a choice is made.
 RESERVED = frozenset({'name', 'parent'})
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-SEQUENCES = (tuple, list, collections.abc.Sequence)
 
 
 def keywords(function: Callable, supplied: frozenset[str]) -> dict[str, inspect.Parameter]:
@@ -24,24 +23,6 @@ def keywords(function: Callable, supplied: frozenset[str]) -> dict[str, inspect.
     for name, parameter in inspect.signature(function).parameters.items()
     if parameter.kind in NAMED and name not in supplied | RESERVED
   }
-
-
-def evaluated(annotation: Any, scope: dict[str, Any]) -> Any:
-  """An annotation kept as a string, read in its module; Any where its names are not there.
-
-  One by one: a linen module's signature also has Flax's, whose names its module lacks.
-  """
-  try:
-    return eval(annotation, scope) if isinstance(annotation, str) else annotation
-  except (NameError, AttributeError):
-    return Any
-
-
-def alternatives(hint: Any) -> tuple[Any, ...]:
-  """The members of a union but None; of anything else, itself."""
-  if get_origin(hint) in (Union, types.UnionType):
-    return tuple(member for member in get_args(hint) if member is not types.NoneType)
-  return (hint,)
 
 
 def kind(hint: Any) -> type:
@@ -68,12 +49,12 @@ def fit(value: Any, hint: Any) -> Any:
     return fit_any(value, members)
   member = members[0]
   if get_origin(member) is Literal:
-    accepted = value in get_args(member)
+    accepted = literal(value, member)
   elif member in SEQUENCES or get_origin(member) in SEQUENCES:
     return fit_elements(value, get_args(member))
   elif member is float:
     accepted = isinstance(value, (int, float)) and type(value) is not bool
-    value = float(value) if accepted else value
+    value = as_float(value) if accepted else value
     accepted = accepted and not math.isnan(value)
   elif member in (bool, int, str):
     accepted = isinstance(value, member) and (member is bool or not isinstance(value, bool))
@@ -82,6 +63,14 @@ def fit(value: Any, hint: Any) -> Any:
   if not accepted:
     raise TypeError
   return value
+
+
+def as_float(value: float) -> float:
+  """A number as a float, infinite where an int is beyond all floats."""
+  try:
+    return float(value)
+  except OverflowError:
+    return math.inf if value > 0 else -math.inf
 
 
 def fit_any(value: Any, members: tuple[Any, ...]) -> Any:
@@ -100,8 +89,7 @@ def fit_elements(value: Any, hints: tuple[Any, ...]) -> tuple[Any, ...]:
     raise TypeError
   if not hints:
     return tuple(value)
-  if len(hints) == 1 or hints[-1] is Ellipsis:
-    hints = (hints[0],) * len(value)
+  hints = elements(hints, len(value))
   if len(hints) != len(value):
     raise TypeError
   return tuple(fit(element, hint) for element, hint in zip(value, hints, strict=True))
@@ -109,8 +97,8 @@ def fit_elements(value: Any, hints: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def show(hint: Any) -> str:
   """A hint in words: 'int', 'tuple[int, ...]', 'one of ...'."""
-  members = alternatives(hint)
+  members = tuple(bare(member) for member in alternatives(hint))
   if len(members) == 1 and get_origin(members[0]) is Literal:
-    return f'one of {", ".join(map(str, get_args(members[0])))}'
+    return options_of(get_args(members[0]))
   names = (m.__name__ if type(m) is type else str(m).replace('typing.', '') for m in members)
   return f'of type {" or ".join(names)}'

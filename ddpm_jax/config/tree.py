@@ -10,10 +10,11 @@ from typing import Any, get_type_hints
 from absl import logging
 from ml_collections import ConfigDict, config_dict
 
+from ddpm_jax.bounds import describe
 from ddpm_jax.config.entries import PLUGIN, find_entry, find_function
 from ddpm_jax.config.settings import CLASSES, Choice, Config, checked, converted, settings
-from ddpm_jax.config.signatures import RESERVED, keywords, kind
-from ddpm_jax.config.tables import Tables, all_tables
+from ddpm_jax.config.signatures import RESERVED, keywords, kind, show
+from ddpm_jax.config.tables import Group, Tables, all_tables
 from ddpm_jax.errors import InputError, choose
 
 # What may differ between a run and its continuation.
@@ -37,7 +38,7 @@ def base_config(tables: Tables | None = None) -> ConfigDict:
   tables = tables or all_tables()
   tree: dict[str, Any] = {'seed': settings(Config)['seed'].default}
   for group, cls in CLASSES.items():
-    hints = get_type_hints(cls)
+    hints = get_type_hints(cls, include_extras=True)
     # A default of None must be typed, or no flag could override it.
     tree[group] = {
       name: config_dict.placeholder(kind(hints[name])) if field.default is None else field.default
@@ -92,7 +93,7 @@ def read_settings(
   cls: type, branch: Mapping[str, Any], where: str, tables: Tables
 ) -> dict[str, Any]:
   """The settings of `cls` that the branch has, each checked."""
-  hints = get_type_hints(cls)
+  hints = get_type_hints(cls, include_extras=True)
   found = {
     name: checked(field, hints[name], branch[name], f'{where}.{name}')
     for name, field in settings(cls).items()
@@ -151,16 +152,16 @@ def read_choice(
   )
   given = {key: value for key, value in branch.items() if value is not None and key not in own}
   given |= {f'args.{key}': value for key, value in (branch.get('args') or {}).items()}
-  takes = keywords(function, row.supplied)
-  prefix = 'args.' if PLUGIN.fullmatch(name) else ''
-  takes = {prefix + key: parameter.annotation for key, parameter in takes.items()}
+  takes = {key: each.annotation for key, each in keywords(function, row.supplied).items()}
+  if PLUGIN.fullmatch(name):  # its own are in `args`; those that an entry has too may lie flat
+    takes |= {f'args.{key}': hint for key, hint in takes.items()}
   refuse_foreign(group, name, takes, given, typed)
   arguments = {
-    key.removeprefix(prefix): converted(value, takes[key], f'{where}.{key}')
+    key.removeprefix('args.'): converted(value, takes[key], f'{where}.{key}')
     for key, value in given.items()
     if key in takes
   }
-  refuse_unbound(where, name, function, row.supplied, arguments)
+  refuse_unbound(where, name, function, row, arguments)
   return cls(name, arguments, group, **read_settings(cls, branch, where, tables))
 
 
@@ -176,7 +177,8 @@ def refuse_foreign(
   for key in foreign:
     path = f'{group}.{key}'
     if f'{group}.name' not in typed or any(f'{path}.'.startswith(f'{flag}.') for flag in typed):
-      mend = f'it takes {", ".join(takes)}' if takes else 'it takes no arguments'
+      names = dict.fromkeys(each.removeprefix('args.') for each in takes)
+      mend = f'it takes {", ".join(names)}' if names else 'it takes no arguments'
       raise InputError(
         f"config.{path}: {given[key]!r} is set, but '{name}' has no such argument; {mend}"
       )
@@ -186,15 +188,29 @@ def refuse_foreign(
 
 
 def refuse_unbound(
-  where: str, name: str, function: Callable, supplied: frozenset[str], arguments: Mapping[str, Any]
+  where: str, name: str, function: Callable, row: Group, arguments: Mapping[str, Any]
 ) -> None:
   """Binds the call to come to the function's signature, so that it fails here or not at all."""
+  plugin = bool(PLUGIN.fullmatch(name))
+  for key, each in keywords(function, row.supplied).items():
+    if each.default is inspect.Parameter.empty and key not in arguments:
+      field = f'{where}.args.{key}' if plugin and key not in row.arguments() else f'{where}.{key}'
+      wanted = ', '.join(filter(None, (show(each.annotation), describe(each.annotation))))
+      raise InputError(f"{field}: unset, and '{name}' has no default for it; give one {wanted}")
   signature = inspect.signature(function)
-  ours = supplied if PLUGIN.fullmatch(name) else (supplied | RESERVED) & signature.parameters.keys()
+  ours = row.supplied if plugin else (row.supplied | RESERVED) & signature.parameters.keys()
+  unknown = ours - signature.parameters.keys()
+  if unknown and all(each.kind is not each.VAR_KEYWORD for each in signature.parameters.values()):
+    raise InputError(
+      f"{where}.name: '{name}' does not take {' and '.join(sorted(unknown))}, which the program "
+      'gives it; add it to its arguments'
+    )
   try:
     signature.bind(**dict.fromkeys(ours), **arguments)
   except TypeError as error:
-    raise InputError(f"{where}: '{name}{signature}': {error}") from error
+    raise InputError(
+      f"{where}: '{name}' cannot be called by its arguments' names: {error}"
+    ) from error
 
 
 def refuse_unknown(branch: Mapping[str, Any], known: Iterable[str], where: str) -> None:
@@ -209,6 +225,8 @@ def no_setting(key: str, known: Iterable[str], where: str) -> str:
   """The message for a setting that does not exist."""
   near = difflib.get_close_matches(key, list(known), 1)
   mend = f"did you mean '{near[0]}'?" if near else f'{where} has {", ".join(sorted(known))}'
+  if not near and 'args' in known:
+    mend += f'; an argument of a plug-in alone is {where}.args.{key}'
   return f'{where}.{key}: no such setting; {mend}'
 
 

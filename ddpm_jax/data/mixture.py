@@ -24,6 +24,7 @@ COVARIANCES = np.array(
   ]
 )
 
+Count = Annotated[int, Interval(ge=2, le=10_000_000)]
 
 def mixture(num_train: Count = 50_000, num_test: Count = 5_000) -> Dataset:
   """Four Gaussians: examples of 1x2 pixels with 256 levels, whose label is the component.

@@ -67,7 +67,7 @@ def train_iterator(
 
 def check_labels(label: np.ndarray, num_classes: int | None) -> None:
   """Raises InputError for a label that is none of the classes; the network would clamp it."""
-  if num_classes is None or (0 <= label.min() and label.max() < num_classes):
+  if num_classes is None or (label.min() >= 0 and label.max() < num_classes):
     return
   raise InputError(
     f'config.dataset: an example has the label {label.min() if label.min() < 0 else label.max()}, '

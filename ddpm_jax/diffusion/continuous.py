@@ -11,14 +11,22 @@ logarithm of a ratio that has lost its digits.
 from __future__ import annotations
 
 import itertools
+from typing import Annotated
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+from annotated_types import Interval
 from jax import Array
 from jax.typing import ArrayLike
 
 from ddpm_jax.diffusion.protocol import Time, check_scalar
+
+# Bounds of what a config may say of a path.
+Sigma = Annotated[float, Interval(ge=1e-6, le=1e6)]
+Beta = Annotated[float, Interval(ge=0, le=100)]
+LogSNR = Annotated[float, Interval(ge=-40, le=40)]
+First = Annotated[float, Interval(gt=0, lt=1)]
 
 
 class Continuous:
@@ -221,7 +229,11 @@ class CosineLogSNR(Continuous):
     return (angle_of(log_snr - self.shift) - below) / way
 
 
-def vp(beta_min: float = 0.1, beta_max: float = 20.0, t_min: float = 1e-5) -> VP:
+def vp(
+  beta_min: Annotated[float, Interval(ge=0, le=100)] = 0.1,
+  beta_max: Annotated[float, Interval(gt=0, le=100)] = 20.0,
+  t_min: First = 1e-5,
+) -> VP:
   """alpha² = exp(-beta_min t - ½ (beta_max - beta_min) t²), sigma² = 1 - alpha².
 
   Reference: Song et al. 2021, https://arxiv.org/abs/2011.13456, equation 29.
@@ -233,7 +245,11 @@ def vp(beta_min: float = 0.1, beta_max: float = 20.0, t_min: float = 1e-5) -> VP
   return VP(beta_min, beta_max, t_min)
 
 
-def sub_vp(beta_min: float = 0.1, beta_max: float = 20.0, t_min: float = 1e-3) -> SubVP:
+def sub_vp(
+  beta_min: Annotated[float, Interval(ge=0, le=100)] = 0.1,
+  beta_max: Annotated[float, Interval(gt=0, le=100)] = 20.0,
+  t_min: First = 1e-3,
+) -> SubVP:
   """alpha² = exp(-beta_min t - ½ (beta_max - beta_min) t²), sigma = 1 - alpha².
 
   Reference: Song et al. 2021, https://arxiv.org/abs/2011.13456, equation 29.
@@ -245,7 +261,7 @@ def sub_vp(beta_min: float = 0.1, beta_max: float = 20.0, t_min: float = 1e-3) -
   return SubVP(beta_min, beta_max, t_min)
 
 
-def ve(sigma_min: float = 0.01, sigma_max: float = 50.0) -> VE:
+def ve(sigma_min: Sigma = 0.01, sigma_max: Sigma = 50.0) -> VE:
   """alpha = 1, sigma = sigma_min (sigma_max / sigma_min)^t, sigma_min at t = t_min = 0.
 
   Reference: Song et al. 2021, https://arxiv.org/abs/2011.13456, appendix C.
@@ -257,7 +273,7 @@ def ve(sigma_min: float = 0.01, sigma_max: float = 50.0) -> VE:
   return VE(sigma_min, sigma_max)
 
 
-def edm(sigma_min: float = 0.002, sigma_max: float = 80.0) -> EDM:
+def edm(sigma_min: Sigma = 0.002, sigma_max: Sigma = 80.0) -> EDM:
   """alpha = 1, sigma = t, for t in [0, sigma_max], used from t_min = sigma_min.
 
   Reference: Karras et al. 2022, https://arxiv.org/abs/2206.00364, table 1.
@@ -269,7 +285,7 @@ def edm(sigma_min: float = 0.002, sigma_max: float = 80.0) -> EDM:
   return EDM(float(sigma_min), float(sigma_max))
 
 
-def flow(shift: float = 1.0, t_min: float = 1e-3) -> Flow:
+def flow(shift: Annotated[float, Interval(gt=0, le=1000)] = 1.0, t_min: First = 1e-3) -> Flow:
   """alpha = 1 - u, sigma = u with u = shift t / (1 + (shift - 1) t): rectified flow, noise at 1.
 
   A shift above 1 spends more of the time at high noise, for large images. The SNR at t = 1 is zero.
@@ -285,7 +301,7 @@ def flow(shift: float = 1.0, t_min: float = 1e-3) -> Flow:
 
 
 def cosine_log_snr(
-  log_snr_min: float = -15.0, log_snr_max: float = 15.0, shift: float = 0.0
+  log_snr_min: LogSNR = -15.0, log_snr_max: LogSNR = 15.0, shift: LogSNR = 0.0
 ) -> CosineLogSNR:
   """log_snr = shift - 2 log tan(π t / 2), VP, truncated to [log_snr_min, log_snr_max] + shift.
 

@@ -11,20 +11,23 @@ and trains on the variance of its estimator.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from annotated_types import Interval
 from jax import Array
 
-from ddpm_jax.diffusion.continuous import Continuous, as_float, check_increasing
+from ddpm_jax.diffusion.continuous import Continuous, LogSNR, as_float, check_increasing
 
 AnySchedule = TypeVar('AnySchedule')
 
 INSIDE = ('heights', 'slopes', 'offsets')
 ENDS = ('log_snr_max', 'log_snr_min')
+
+Width = Annotated[int, Interval(ge=1, le=65_536)]
 
 
 @flax.struct.dataclass
@@ -99,7 +102,11 @@ class Learned(Continuous):
     return t - (self.log_ratio(t) - log_snr) / slope
 
 
-def learned(log_snr_min: float = -5.0, log_snr_max: float = 13.3, width: int = 32) -> Learned:
+def learned(
+  log_snr_min: LogSNR = -5.0,
+  log_snr_max: LogSNR = 13.3,
+  width: Width = 32,
+) -> Learned:
   """A monotone network gamma(t) = -log_snr(t) with learned ends; VP, nearly linear before training.
 
   Reference: Kingma et al. 2021, https://arxiv.org/abs/2107.00630, appendix H; here the ends are

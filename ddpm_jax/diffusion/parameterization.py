@@ -13,10 +13,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from annotated_types import Interval
 from jax import Array
 
 from ddpm_jax.diffusion.process import Denoised
@@ -27,6 +28,9 @@ Scale = Callable[[Array, Array], Array | float]
 NoiseLabel = Callable[[Schedule, Time], Array]
 Denoiser = Callable[[Array, Time], Denoised]
 Network = Callable[..., Array]
+
+Label = Literal['time', 'log_snr', 'edm']  # the keys of NOISE_LABELS
+Sigma = Annotated[float, Interval(ge=1e-6, le=1e6)]
 
 
 def time_label(schedule: Schedule, t: Time) -> Array:
@@ -57,7 +61,7 @@ NOISE_LABELS: dict[str, NoiseLabel] = {
 def named_label(name: str) -> NoiseLabel:
   """An entry of NOISE_LABELS; ValueError where there is none of that name."""
   if name not in NOISE_LABELS:
-    raise ValueError(f"noise_label '{name}' is not one of {', '.join(NOISE_LABELS)}")
+    raise ValueError(f"noise_label: '{name}' is not one of {', '.join(NOISE_LABELS)}")
   return NOISE_LABELS[name]
 
 
@@ -205,32 +209,32 @@ class ConsistencyRow:
     return rest, -skip * sigma / out
 
 
-def x0(noise_label: str = 'time') -> Parameterization:
+def x0(noise_label: Label = 'time') -> Parameterization:
   """The network predicts the data."""
   return Parameterization(x0_row, named_label(noise_label))
 
 
-def eps(noise_label: str = 'time') -> Parameterization:
+def eps(noise_label: Label = 'time') -> Parameterization:
   """The network predicts the noise. Ho et al. 2020, https://arxiv.org/abs/2006.11239, eq. 11."""
   return Parameterization(eps_row, named_label(noise_label))
 
 
-def v(noise_label: str = 'time') -> Parameterization:
+def v(noise_label: Label = 'time') -> Parameterization:
   """The network predicts v. Salimans and Ho 2022, https://arxiv.org/abs/2202.00512, appendix D."""
   return Parameterization(v_row, named_label(noise_label))
 
 
-def score(noise_label: str = 'time') -> Parameterization:
+def score(noise_label: Label = 'time') -> Parameterization:
   """The network predicts -eps / sigma. Vincent 2011, https://doi.org/10.1162/NECO_a_00142."""
   return Parameterization(score_row, named_label(noise_label))
 
 
-def flow(noise_label: str = 'time') -> Parameterization:
+def flow(noise_label: Label = 'time') -> Parameterization:
   """The network predicts eps - x0. Liu et al. 2022, https://arxiv.org/abs/2209.03003, eq. 1."""
   return Parameterization(flow_row, named_label(noise_label))
 
 
-def edm(noise_label: str = 'edm', sigma_data: float = 0.5) -> Parameterization:
+def edm(noise_label: Label = 'edm', sigma_data: Sigma = 0.5) -> Parameterization:
   """Input and target have variance one, for data of standard deviation sigma_data.
 
   Reference: Karras et al. 2022, https://arxiv.org/abs/2206.00364, equation 7 and table 1.
@@ -243,7 +247,7 @@ def edm(noise_label: str = 'edm', sigma_data: float = 0.5) -> Parameterization:
 
 
 def consistency(
-  noise_label: str = 'edm', sigma_data: float = 0.5, sigma_min: float = 0.002
+  noise_label: Label = 'edm', sigma_data: Sigma = 0.5, sigma_min: Sigma = 0.002
 ) -> Parameterization:
   """As `edm`, but x0 is exactly xt / alpha where sigma / alpha = sigma_min.
 
@@ -262,7 +266,7 @@ def consistency(
 def check_positive(name: str, value: float) -> None:
   """Refuses what is not above zero, and infinity."""
   if not 0 < value < math.inf:
-    raise ValueError(f'{name} = {value} is not a positive number')
+    raise ValueError(f'{name}: {value} is not a positive number')
 
 
 PARAMETERIZATIONS: dict[str, Callable[..., Parameterization]] = {

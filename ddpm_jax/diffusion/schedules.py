@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Annotated
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from annotated_types import Interval
 from jax import Array
 
 from ddpm_jax.diffusion.continuous import (
@@ -60,6 +62,12 @@ __all__ = [
   'vp',
   'zero_terminal_snr',
 ]
+
+# Bounds of what a config may say of a chain.
+Chain = Annotated[int, Interval(ge=2, le=1_000_000)]
+Beta = Annotated[float, Interval(gt=0, le=1)]
+Offset = Annotated[float, Interval(ge=0, le=1)]
+Logit = Annotated[float, Interval(ge=-50, le=50)]
 
 
 @flax.struct.dataclass
@@ -203,9 +211,9 @@ def check_vector(values: np.ndarray, name: str) -> None:
 
 
 def linear(
-  num_steps: int = 1000,
-  beta_start: float = 1e-4,
-  beta_end: float = 0.02,
+  num_steps: Chain = 1000,
+  beta_start: Beta = 1e-4,
+  beta_end: Beta = 0.02,
   rescale: bool = False,
 ) -> Discrete:
   """Betas evenly spaced from beta_start to beta_end.
@@ -222,7 +230,11 @@ def linear(
   return from_betas(np.linspace(factor * beta_start, factor * beta_end, num_steps))
 
 
-def cosine(num_steps: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> Discrete:
+def cosine(
+  num_steps: Chain = 1000,
+  offset: Offset = 0.008,
+  max_beta: Beta = 0.999,
+) -> Discrete:
   """beta_t = min(1 - f(t) / f(t-1), max_beta), with f(t) = cos²((t/T + offset) / (1 + offset) π/2).
 
   Reference: Nichol and Dhariwal 2021, https://arxiv.org/abs/2102.09672, equation 17.
@@ -232,7 +244,7 @@ def cosine(num_steps: int = 1000, offset: float = 0.008, max_beta: float = 0.999
   return from_betas(np.minimum(1 - f[1:] / f[:-1], max_beta))
 
 
-def quadratic(num_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Discrete:
+def quadratic(num_steps: Chain = 1000, beta_start: Beta = 1e-4, beta_end: Beta = 0.02) -> Discrete:
   """Betas whose square roots are evenly spaced.
 
   Reference: Ho et al. 2020, https://arxiv.org/abs/2006.11239, section 4 (the one not chosen).
@@ -241,7 +253,7 @@ def quadratic(num_steps: int = 1000, beta_start: float = 1e-4, beta_end: float =
 
 
 def scaled_linear(
-  num_steps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012
+  num_steps: Chain = 1000, beta_start: Beta = 0.00085, beta_end: Beta = 0.012
 ) -> Discrete:
   """Stable Diffusion's: `quadratic` between its ends, which leave sqrt(alpha_bar_T) = 0.068.
 
@@ -251,11 +263,11 @@ def scaled_linear(
 
 
 def sigmoid(
-  num_steps: int = 1000,
-  start: float = -3.0,
-  end: float = 3.0,
-  tau: float = 1.0,
-  max_beta: float = 0.999,
+  num_steps: Chain = 1000,
+  start: Logit = -3.0,
+  end: Logit = 3.0,
+  tau: Annotated[float, Interval(gt=0, le=1000)] = 1.0,
+  max_beta: Beta = 0.999,
 ) -> Discrete:
   """alpha_bar_t = (f(1) - f(t/T)) / (f(1) - f(0)), f(u) = sigmoid((start + u (end - start)) / tau).
 

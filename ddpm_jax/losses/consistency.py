@@ -18,22 +18,26 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+from annotated_types import Interval
 from jax import Array
 from jax.scipy.special import ndtr, ndtri
 
 from ddpm_jax.diffusion.parameterization import ConsistencyRow, Denoiser, EDMRow
 from ddpm_jax.diffusion.process import q_sample
 from ddpm_jax.diffusion.schedules import Discrete, Schedule
-from ddpm_jax.errors import InputError
 from ddpm_jax.keys import Keys, for_purpose
 from ddpm_jax.losses.problem import LossOutput, Problem, noise_like, starts_with
 from ddpm_jax.losses.variational import training_denoiser
 
 RHO = 7.0
+
+Levels = Annotated[int, Interval(ge=1, le=10_000)]
+Scale = Annotated[float, Interval(ge=1e-6, le=100)]
+LogLevel = Annotated[float, Interval(ge=-20, le=20)]
 
 
 def begin_training(problem: Problem, params: dict, key: Array, **options: Any) -> tuple[Any, Array]:
@@ -60,12 +64,12 @@ def consistency_training(
   batch: dict[str, Array],
   keys: Keys,
   *,
-  first_steps: int = 10,
-  last_steps: int = 1280,
-  double_every: int = 50_000,
-  huber: float = 0.00054,
-  mean: float = -1.1,
-  std: float = 2.0,
+  first_steps: Levels = 10,
+  last_steps: Levels = 1280,
+  double_every: Annotated[int, Interval(ge=1, lt=2**31)] = 50_000,
+  huber: Scale = 0.00054,
+  mean: LogLevel = -1.1,
+  std: Scale = 2.0,
 ) -> LossOutput:
   """A consistency model from data alone; see above. Defaults are the paper's for CIFAR-10.
 
@@ -107,10 +111,10 @@ def consistency_distillation(
   batch: dict[str, Array],
   keys: Keys,
   *,
-  num_steps: int = 18,
-  huber: float = 0.00054,
-  mean: float = -1.1,
-  std: float = 2.0,
+  num_steps: Levels = 18,
+  huber: Scale = 0.00054,
+  mean: LogLevel = -1.1,
+  std: Scale = 2.0,
 ) -> LossOutput:
   """A consistency model of a teacher's flow, a step of Heun's from each level to the next.
 
@@ -205,29 +209,29 @@ def check(problem: Problem) -> None:
   """Refuses what has no boundary, no times between, or no end.
 
   Raises:
-    InputError: naming the field.
+    ValueError: naming what it is.
   """
   row, schedule = problem.parameterization.row, problem.schedule
   if not isinstance(row, ConsistencyRow):
-    raise InputError(
-      "config.parameterization.name: a consistency loss needs 'consistency', whose x0 is exactly "
+    raise ValueError(
+      "parameterization: a consistency loss needs 'consistency', whose x0 is exactly "
       'xt / alpha at sigma_min'
     )
   if isinstance(schedule, Discrete):
-    raise InputError(
-      'config.schedule: a consistency loss moves between the times of a chain; '
-      'set config.schedule.continuous'
+    raise ValueError(
+      'schedule.continuous: a consistency loss moves between the times of a chain; set it, or take '
+      'schedules.interpolate'
     )
   with jax.ensure_compile_time_eval():
     first = float(jnp.exp(-schedule.log_snr(schedule.t_min) / 2))
     last = float(jnp.exp(-schedule.log_snr(schedule.t_max) / 2))
   if not first <= row.sigma_min * (1 + 1e-4):
-    raise InputError(
-      f'config.parameterization.sigma_min: {row.sigma_min} is below the schedule, which begins at '
+    raise ValueError(
+      f'parameterization.sigma_min: {row.sigma_min} is below the schedule, which begins at '
       f'sigma / alpha = {first:.3g}'
     )
   if not last < 1e6:
-    raise InputError(
-      'config.schedule: it ends at zero SNR, where a consistency loss has no last level; '
+    raise ValueError(
+      'schedule: it ends at zero SNR, where a consistency loss has no last level; '
       'choose edm, ve or vp'
     )

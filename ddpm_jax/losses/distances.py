@@ -6,8 +6,13 @@ weight means there what it means with it.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import jax.numpy as jnp
+from annotated_types import Interval
 from jax import Array
+
+Scale = Annotated[float, Interval(ge=1e-6, le=1e6)]
 
 
 def l2(difference: Array) -> Array:
@@ -20,7 +25,7 @@ def l1(difference: Array) -> Array:
   return jnp.abs(difference)
 
 
-def huber(difference: Array, *, delta: float = 1.0) -> Array:
+def huber(difference: Array, *, delta: Scale = 1.0) -> Array:
   """difference² up to delta, 2 delta |difference| - delta² beyond.
 
   Twice what Huber 1964, https://doi.org/10.1214/aoms/1177703732, writes, as befits `l2`.
@@ -29,7 +34,7 @@ def huber(difference: Array, *, delta: float = 1.0) -> Array:
   return near * (2 * jnp.abs(difference) - near)
 
 
-def pseudo_huber(difference: Array, *, c: float = 1.0) -> Array:
+def pseudo_huber(difference: Array, *, c: Scale = 1.0) -> Array:
   """2c (sqrt(difference² + c²) - c): about difference² below c, 2c |difference| above.
 
   Of each component; consistency models take sqrt(|·|² + c²) - c of a whole example's difference.

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+from annotated_types import Interval
 from jax import Array
 
 from ddpm_jax.diffusion.parameterization import split_variance
 from ddpm_jax.diffusion.process import q_sample
-from ddpm_jax.errors import InputError
 from ddpm_jax.keys import Keys
 from ddpm_jax.losses.problem import LossOutput, Problem, apply_network, noise_like, starts_with
 from ddpm_jax.losses.product import errors
@@ -19,19 +19,23 @@ from ddpm_jax.losses.time_laws import uniforms
 from ddpm_jax.losses.variational import training_denoiser
 from ddpm_jax.samplers.grids import time_grid
 
+Steps = Annotated[int, Interval(ge=1, le=500_000)]
+
 
 def begin(
-  problem: Problem, params: dict, key: Array, *, num_steps: int = 8
+  problem: Problem,
+  params: dict,
+  key: Array,
+  *,
+  num_steps: Steps = 8,
 ) -> tuple[Any, dict[str, Any]]:
   """The teacher is what training begins with; refuses more steps than a chain has."""
   del key
   try:
     time_grid('trailing', problem.schedule, 2 * num_steps)
-  except InputError as error:
+  except ValueError as error:
     mend = str(error).partition(': ')[2]
-    raise InputError(
-      f"config.loss.num_steps: {num_steps}, of the teacher's twice: {mend}"
-    ) from error
+    raise ValueError(f"num_steps: {num_steps}, of the teacher's twice: {mend}") from error
   return {}, {'teacher': jax.tree.map(jnp.array, params['network'])}
 
 
@@ -43,7 +47,7 @@ def progressive(
   batch: dict[str, Array],
   keys: Keys,
   *,
-  num_steps: int = 8,
+  num_steps: Steps = 8,
 ) -> LossOutput:
   """w_out · mean distance(output - (a x̃ + b ε̃)), x̃ and ε̃ by two DDIM steps of the teacher.
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+from annotated_types import Interval
 from jax import Array
 
 from ddpm_jax.diffusion.bound import RECONSTRUCTION_VARIANCES, bits_per_dim
@@ -17,9 +18,15 @@ from ddpm_jax.keys import Keys
 from ddpm_jax.losses.problem import LossOutput, Problem, apply_network, law_start, starts_with
 from ddpm_jax.losses.product import add_noise, errors, remember
 
+Weight = Annotated[float, Interval(ge=0, le=1000)]
+
 
 def new_hybrid(
-  problem: Problem, params: dict, key: Array, *, vlb_weight: float = 0.001
+  problem: Problem,
+  params: dict,
+  key: Array,
+  *,
+  vlb_weight: Weight = 0.001,
 ) -> tuple[dict, Any]:
   """No parameters, and the state of the law of t.
 
@@ -43,7 +50,7 @@ def hybrid(
   batch: dict[str, Array],
   keys: Keys,
   *,
-  vlb_weight: float = 0.001,
+  vlb_weight: Weight = 0.001,
 ) -> LossOutput:
   """product + vlb_weight · T · L_t, with L_t the bound's term at t in bits/dim.
 

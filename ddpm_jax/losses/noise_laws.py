@@ -7,17 +7,22 @@ schedule's own noise, and so each says what becomes of it.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
+from annotated_types import Interval
 from jax import Array
 from optax.assignment import hungarian_algorithm
 
 from ddpm_jax.keys import Keys, for_purpose
 from ddpm_jax.losses.problem import Problem, noise_like, white
 
+Scale = Annotated[float, Interval(ge=0, le=100)]
+
 
 def offset(
-  problem: Problem, batch: dict[str, Array], keys: Keys, *, scale: float = 0.1
+  problem: Problem, batch: dict[str, Array], keys: Keys, *, scale: Scale = 0.1
 ) -> tuple[Array, Array]:
   """eps = z + scale m, with z white and m one standard normal for each channel of an example.
 
@@ -39,7 +44,7 @@ def offset(
 
 
 def perturbed(
-  problem: Problem, batch: dict[str, Array], keys: Keys, *, scale: float = 0.1
+  problem: Problem, batch: dict[str, Array], keys: Keys, *, scale: Scale = 0.1
 ) -> tuple[Array, Array]:
   """Input perturbation: shown = eps + scale z, with eps and z white.
 

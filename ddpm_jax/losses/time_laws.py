@@ -14,12 +14,14 @@ import functools
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from annotated_types import Interval
 from jax import Array
 
+from ddpm_jax.bounds import bounded
 from ddpm_jax.diffusion.schedules import Discrete, Schedule
 from ddpm_jax.keys import example_keys, for_purpose
 
@@ -27,6 +29,12 @@ TimeLaw = Callable[..., tuple[Array, Array]]
 
 # A law of log-SNR reaches no lower: where the SNR ends at zero, it has to end somewhere.
 LOWEST = -20.0
+
+Scale = Annotated[float, Interval(ge=1e-3, le=100)]
+LogSNR = Annotated[float, Interval(ge=-40, le=40)]
+History = Annotated[int, Interval(ge=1, le=1000)]
+Bins = Annotated[int, Interval(ge=1, le=10_000)]
+Floor = Annotated[float, Interval(gt=0, le=1)]
 
 
 class Memory(NamedTuple):
@@ -113,17 +121,15 @@ def antithetic(
   return time_of(schedule, u), jnp.ones_like(u)
 
 
-def new_history(schedule: Schedule, *, history: int = 10, floor: float = 0.001, bins: int = 100):
+@bounded
+def new_history(
+  schedule: Schedule, *, history: History = 10, floor: Floor = 0.001, bins: Bins = 100
+):
   """No losses yet, of each time of a chain or each of `bins` equal parts of continuous time.
 
   Raises:
-    ValueError: unless history >= 1, bins >= 1 and 0 < floor <= 1.
+    ValueError: where one of the options is out of bounds.
   """
-  if history < 1 or bins < 1 or not 0 < floor <= 1:
-    raise ValueError(
-      f'importance(history={history}, floor={floor}, bins={bins}): wants history >= 1, bins >= 1 '
-      'and 0 < floor <= 1'
-    )
   cells = schedule.num_steps if isinstance(schedule, Discrete) else bins
   return {'losses': jnp.zeros((cells, history)), 'count': jnp.zeros(cells, jnp.int32)}
 
@@ -155,9 +161,9 @@ def importance(
   schedule: Schedule,
   state: Any,
   *,
-  history: int = 10,
-  floor: float = 0.001,
-  bins: int = 100,
+  history: History = 10,
+  floor: Floor = 0.001,
+  bins: Bins = 100,
 ) -> tuple[Array, Array]:
   """p_t in proportion to sqrt(E L_t²) over the last `history` losses at t; correction 1 / (T p_t).
 
@@ -290,7 +296,7 @@ def density_of_share(law: LogSNRLaw, schedule: Schedule, t: Array) -> Array:
 
 
 @of_log_snr
-def log_normal(schedule: Schedule, *, mean: float = -1.2, std: float = 1.2) -> LogSNRLaw:
+def log_normal(schedule: Schedule, *, mean: LogSNR = -1.2, std: Scale = 1.2) -> LogSNRLaw:
   """log(sigma / alpha) ~ N(mean, std²).
 
   Reference: Karras et al. 2022, https://arxiv.org/abs/2206.00364, table 1.
@@ -300,7 +306,7 @@ def log_normal(schedule: Schedule, *, mean: float = -1.2, std: float = 1.2) -> L
 
 
 @of_log_snr
-def logit_normal(schedule: Schedule, *, mean: float = 0.0, std: float = 1.0) -> LogSNRLaw:
+def logit_normal(schedule: Schedule, *, mean: LogSNR = 0.0, std: Scale = 1.0) -> LogSNRLaw:
   """logit(u) ~ N(mean, std²), u = sigma / (alpha + sigma): the time on the path `flow`.
 
   As logit(u) = log(sigma / alpha), it is `log_normal` with other defaults.
@@ -311,7 +317,7 @@ def logit_normal(schedule: Schedule, *, mean: float = 0.0, std: float = 1.0) -> 
 
 
 @of_log_snr
-def cosine(schedule: Schedule, *, mean: float = 0.0) -> LogSNRLaw:
+def cosine(schedule: Schedule, *, mean: LogSNR = 0.0) -> LogSNRLaw:
   """log_snr = mean - 2 log tan(πu / 2), u uniform: the cosine schedule's, on any path.
 
   Reference: Nichol and Dhariwal 2021, https://arxiv.org/abs/2102.09672, equation 17, without its
@@ -332,7 +338,7 @@ def log_snr(schedule: Schedule) -> LogSNRLaw:
 
 
 @of_log_snr
-def laplace(schedule: Schedule, *, mean: float = 0.0, scale: float = 0.5) -> LogSNRLaw:
+def laplace(schedule: Schedule, *, mean: LogSNR = 0.0, scale: Scale = 0.5) -> LogSNRLaw:
   """log_snr has the density exp(-|log_snr - mean| / scale) / (2 scale).
 
   Reference: Hang et al. 2024, https://arxiv.org/abs/2407.03297.

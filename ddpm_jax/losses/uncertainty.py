@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+from annotated_types import Interval
 from jax import Array
 
 from ddpm_jax.diffusion.parameterization import split_variance
@@ -15,9 +16,15 @@ from ddpm_jax.losses.problem import LossOutput, Problem, apply_network, law_star
 from ddpm_jax.losses.product import add_noise, errors, remember
 from ddpm_jax.losses.weights import log_snr
 
+Width = Annotated[int, Interval(ge=1, le=65_536)]
+
 
 def new_uncertainty(
-  problem: Problem, params: dict, key: Array, *, width: int = 128
+  problem: Problem,
+  params: dict,
+  key: Array,
+  *,
+  width: Width = 128,
 ) -> tuple[dict, Any]:
   """u = 0: amplitudes of `width` waves over log-SNR, which train, and the waves, which do not."""
   del params
@@ -35,7 +42,7 @@ def uncertainty(
   batch: dict[str, Array],
   keys: Keys,
   *,
-  width: int = 128,
+  width: Width = 128,
 ) -> LossOutput:
   """product / e^u + u, u(log_snr) learned beside the network.
 

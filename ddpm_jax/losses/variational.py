@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ddpm_jax.bounds import OneOf
 from ddpm_jax.diffusion.bound import (
   Decoder,
   bound_term,
@@ -22,7 +23,7 @@ from ddpm_jax.diffusion.bound import (
 from ddpm_jax.diffusion.continuous_bound import continuous_term, even_in_cost, even_in_time
 from ddpm_jax.diffusion.learned import ENDS, INSIDE, Learned
 from ddpm_jax.diffusion.parameterization import Denoiser, read_batch
-from ddpm_jax.diffusion.process import Denoised, q_sample
+from ddpm_jax.diffusion.process import VARIANCES, Denoised, q_sample
 from ddpm_jax.diffusion.schedules import Discrete, Schedule, Time
 from ddpm_jax.keys import Keys, for_purpose
 from ddpm_jax.losses.problem import LossOutput, Problem, apply_network, noise_like
@@ -36,7 +37,7 @@ def variational(
   batch: dict[str, Array],
   keys: Keys,
   *,
-  variance: str = 'small',
+  variance: Annotated[str, OneOf(VARIANCES)] = 'small',
 ) -> LossOutput:
   """prior + KL of one step / its probability + reconstruction, in nats per dimension.
 

@@ -12,9 +12,11 @@ are one objective on every path.
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+from annotated_types import Interval
 from jax import Array
 
 from ddpm_jax.diffusion.schedules import Discrete, Schedule
@@ -22,6 +24,9 @@ from ddpm_jax.diffusion.schedules import Discrete, Schedule
 # Below this log-SNR nothing changes but the numbers, which would leave float32. Zero SNR counts as
 # this, here and where the weight is carried over to the output.
 FLOOR = -30.0
+
+Scale = Annotated[float, Interval(ge=1e-6, le=1e6)]
+LogSNR = Annotated[float, Interval(ge=-40, le=40)]
 
 
 def log_snr(schedule: Schedule, t: Array) -> Array:
@@ -103,7 +108,7 @@ def inverse_snr(schedule: Schedule, t: Array) -> Array:
   return jnp.exp(-log_snr(schedule, t))
 
 
-def min_snr(schedule: Schedule, t: Array, *, gamma: float = 5.0) -> Array:
+def min_snr(schedule: Schedule, t: Array, *, gamma: Scale = 5.0) -> Array:
   """min(gamma / SNR, 1).
 
   Reference: Hang et al. 2023, https://arxiv.org/abs/2303.09556: of the squared error of
@@ -112,7 +117,7 @@ def min_snr(schedule: Schedule, t: Array, *, gamma: float = 5.0) -> Array:
   return jnp.exp(jnp.minimum(jnp.log(gamma) - log_snr(schedule, t), 0.0))
 
 
-def soft_min_snr(schedule: Schedule, t: Array, *, gamma: float = 4.0) -> Array:
+def soft_min_snr(schedule: Schedule, t: Array, *, gamma: Scale = 4.0) -> Array:
   """gamma / (SNR + gamma): of x0's squared error 1 / (1 / SNR + 1 / gamma).
 
   Reference: Crowson et al. 2024, https://arxiv.org/abs/2401.11605.
@@ -120,12 +125,18 @@ def soft_min_snr(schedule: Schedule, t: Array, *, gamma: float = 4.0) -> Array:
   return jax.nn.sigmoid(jnp.log(gamma) - log_snr(schedule, t))
 
 
-def p2(schedule: Schedule, t: Array, *, k: float = 1.0, gamma: float = 1.0) -> Array:
+def p2(
+  schedule: Schedule,
+  t: Array,
+  *,
+  k: Scale = 1.0,
+  gamma: Annotated[float, Interval(ge=0, le=4)] = 1.0,
+) -> Array:
   """1 / (k + SNR)^gamma. Choi et al. 2022, https://arxiv.org/abs/2204.00227."""
   return jnp.exp(-gamma * jnp.logaddexp(jnp.log(k), log_snr(schedule, t)))
 
 
-def edm(schedule: Schedule, t: Array, *, sigma_data: float = 0.5) -> Array:
+def edm(schedule: Schedule, t: Array, *, sigma_data: Scale = 0.5) -> Array:
   """1 + 1 / (sigma_data² SNR): the squared error of what `parameterization.edm` predicts.
 
   Reference: Karras et al. 2022, https://arxiv.org/abs/2206.00364, table 1: of x0's
@@ -142,7 +153,7 @@ def flow(schedule: Schedule, t: Array) -> Array:
   return jnp.square(1 + jnp.exp(-log_snr(schedule, t) / 2))
 
 
-def sigmoid(schedule: Schedule, t: Array, *, bias: float = 2.0) -> Array:
+def sigmoid(schedule: Schedule, t: Array, *, bias: LogSNR = 2.0) -> Array:
   """-½ d log_snr / du · sigmoid(bias - log_snr): the bound's weight where noise is high.
 
   Reference: Kingma and Gao 2023, https://arxiv.org/abs/2303.00848; the larger the images,
@@ -151,7 +162,7 @@ def sigmoid(schedule: Schedule, t: Array, *, bias: float = 2.0) -> Array:
   return 0.5 * density(schedule, t) * jax.nn.sigmoid(bias - log_snr(schedule, t))
 
 
-def laplace(schedule: Schedule, t: Array, *, mean: float = 0.0, scale: float = 0.5) -> Array:
+def laplace(schedule: Schedule, t: Array, *, mean: LogSNR = 0.0, scale: Scale = 0.5) -> Array:
   """-d log_snr / du · exp(-|log_snr - mean| / scale) / (2 scale).
 
   The law of t of the same name draws by this density; here it weighs.
@@ -161,7 +172,7 @@ def laplace(schedule: Schedule, t: Array, *, mean: float = 0.0, scale: float = 0
   return density(schedule, t) * jnp.exp(-far) / (2 * scale)
 
 
-def cosh(schedule: Schedule, t: Array, *, mean: float = 0.0) -> Array:
+def cosh(schedule: Schedule, t: Array, *, mean: LogSNR = 0.0) -> Array:
   """-d log_snr / du / (2π cosh((log_snr - mean) / 2)): the simple loss as on a cosine schedule.
 
   There log_snr = mean - 2 log tan(πt / 2) has this density, where t is uniform.
@@ -172,7 +183,7 @@ def cosh(schedule: Schedule, t: Array, *, mean: float = 0.0) -> Array:
   return density(schedule, t) / (2 * math.pi * jnp.cosh(away))
 
 
-def logit_normal(schedule: Schedule, t: Array, *, mean: float = 0.0, std: float = 1.0) -> Array:
+def logit_normal(schedule: Schedule, t: Array, *, mean: LogSNR = 0.0, std: Scale = 1.0) -> Array:
   """`flow`, times the density of a law of log-SNR: logit(u) = -½ log_snr ~ N(mean, std²).
 
   With u = sigma / (alpha + sigma), the time on the path `flow`. Under uniform times it is the

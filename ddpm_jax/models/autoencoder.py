@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from annotated_types import Interval, Len
 from jax import Array
 
+from ddpm_jax.bounds import check_fields
 from ddpm_jax.errors import InputError
 from ddpm_jax.models.network import Params, checked_cond
 
+Width = Annotated[int, Interval(ge=1, le=65_536)]
 Moments = tuple[Array, Array]
 Shape = tuple[int, ...]
 
@@ -69,8 +72,8 @@ class Autoencoder(nn.Module):
     out_channels: of the image.
   """
 
-  latents: int = 16
-  widths: tuple[int, ...] = (256, 256)
+  latents: Width = 16
+  widths: Annotated[tuple[Width, ...], Len(0, 100)] = (256, 256)
   num_classes: int | None = None
   out_channels: int = 3
 
@@ -80,6 +83,7 @@ class Autoencoder(nn.Module):
   unread: ClassVar[frozenset[str]] = frozenset({'schedule', 'parameterization', 'sampler'})
 
   def setup(self) -> None:
+    check_fields(self)
     self.encoder = Perceptron((*self.widths, 2 * self.latents))
     self.decoder = Decoder(self.widths[::-1])
 

@@ -205,9 +205,8 @@ class SelfAttention(nn.Module):
   def __call__(self, x: Array) -> Array:
     batch, height, width, channels = x.shape
     if channels % self.num_heads:
-      raise InputError(
-        f'config.model.num_heads: {self.num_heads} does not divide the {channels} channels '
-        f'at {height}x{width}'
+      raise ValueError(
+        f'num_heads: {self.num_heads} does not divide the {channels} channels at {height}x{width}'
       )
     h = GroupNorm(self.dtype, name='norm')(x).reshape(batch, height * width, channels)
     # One product for three matrices: scale 2 gives the variance of three separate ones,

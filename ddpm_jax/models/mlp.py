@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Annotated
 
 import flax.linen as nn
 import jax.numpy as jnp
+from annotated_types import Interval, MultipleOf
 from jax import Array
 
-from ddpm_jax.errors import InputError
+from ddpm_jax.bounds import check_fields
 from ddpm_jax.keys import for_purpose
 from ddpm_jax.models.layers import GLOROT, ZERO, Conditioning, Dropout, with_estimate
 
@@ -29,12 +31,12 @@ class MLP(nn.Module):
     out_channels: of the example.
   """
 
-  width: int = 128
-  depth: int = 3
-  dropout: float = 0.0
+  width: Annotated[int, Interval(ge=4, le=65_536), MultipleOf(4)] = 128
+  depth: Annotated[int, Interval(ge=1, le=1000)] = 3
+  dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.0
   learn_variance: bool = False
   num_classes: int | None = None
-  label_dropout: float = 0.1
+  label_dropout: Annotated[float, Interval(ge=0, le=1)] = 0.1
   self_condition: bool = False
   augmented: bool = False
   out_channels: int = 1
@@ -44,8 +46,7 @@ class MLP(nn.Module):
     self, x: Array, noise_label: Array, cond: Mapping[str, Array], keys: Array | None = None
   ) -> Array:
     """Maps (B, H, W, C) and (B,) noise labels to (B, H, W, out_channels or its double)."""
-    if self.width <= 0 or self.width % 4:
-      raise InputError(f'config.model.width: {self.width} is not a multiple of 4')
+    check_fields(self)
     embedding = Conditioning(
       self.width, self.num_classes, self.label_dropout, self.augmented, name='conditioning'
     )(noise_label, cond, keys)

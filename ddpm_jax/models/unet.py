@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from annotated_types import Interval, Len, MultipleOf
 from jax import Array
 
-from ddpm_jax.errors import InputError, choose
+from ddpm_jax.bounds import OneOf, check_fields
 from ddpm_jax.keys import for_purpose
 from ddpm_jax.models.layers import (
   ZERO,
@@ -24,6 +25,7 @@ from ddpm_jax.models.layers import (
   with_estimate,
 )
 
+Multiplier = Annotated[int, Interval(ge=1, le=64)]
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
 
@@ -52,18 +54,18 @@ class UNet(nn.Module):
     out_channels: of the image.
   """
 
-  channels: int = 128
-  multipliers: tuple[int, ...] = (1, 2, 2, 2)
-  num_res_blocks: int = 2
-  attention_resolutions: tuple[int, ...] = (16,)
-  dropout: float = 0.1
-  num_heads: int = 1
+  channels: Annotated[int, Interval(ge=4, le=16_384), MultipleOf(4)] = 128
+  multipliers: Annotated[tuple[Multiplier, ...], Len(1, 16)] = (1, 2, 2, 2)
+  num_res_blocks: Annotated[int, Interval(ge=1, le=100)] = 2
+  attention_resolutions: tuple[Annotated[int, Interval(ge=1, le=65_536)], ...] = (16,)
+  dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.1
+  num_heads: Annotated[int, Interval(ge=1, le=1024)] = 1
   learn_variance: bool = False
   num_classes: int | None = None
-  label_dropout: float = 0.1
+  label_dropout: Annotated[float, Interval(ge=0, le=1)] = 0.1
   self_condition: bool = False
   augmented: bool = False
-  dtype: str = 'float32'
+  dtype: Annotated[str, OneOf(DTYPES)] = 'float32'
   remat: bool = False
   out_channels: int = 3
 
@@ -81,10 +83,12 @@ class UNet(nn.Module):
       keys: (B,) keys in training, for dropout and label dropout; None in evaluation.
 
     Raises:
-      InputError: where the image's sides cannot be halved len(multipliers) - 1 times.
+      ValueError: where an attribute is out of bounds, or the image's sides cannot be halved
+        len(multipliers) - 1 times.
     """
-    dtype = choose(DTYPES, self.dtype, 'config.model.dtype')
+    check_fields(self)
     self._check(x.shape)
+    dtype = DTYPES[self.dtype]
     embedding = Conditioning(
       self.channels, self.num_classes, self.label_dropout, self.augmented, name='conditioning'
     )(noise_label, cond, keys)
@@ -128,13 +132,11 @@ class UNet(nn.Module):
     return h
 
   def _check(self, shape: tuple[int, ...]) -> None:
-    if self.channels <= 0 or self.channels % 4:
-      raise InputError(f'config.model.channels: {self.channels} is not a multiple of 4')
     _, height, width, _ = shape
     halvings = len(self.multipliers) - 1
     if math.gcd(height, width) % 2**halvings:
       possible = (math.gcd(height, width) & -math.gcd(height, width)).bit_length()
-      raise InputError(
-        f'config.model.multipliers: {len(self.multipliers)} levels need image sides that are '
+      raise ValueError(
+        f'multipliers: {len(self.multipliers)} levels need image sides that are '
         f'multiples of {2**halvings}, not {height}x{width}; give {possible} or fewer'
       )

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from ddpm_jax.bounds import OneOf, bounded
 from ddpm_jax.diffusion.parameterization import Denoiser
 from ddpm_jax.diffusion.process import VARIANCES, reverse
 from ddpm_jax.diffusion.schedules import Schedule
-from ddpm_jax.errors import choose
 from ddpm_jax.samplers.noise import Noise, Step
 from ddpm_jax.samplers.sampler import Sampler, State, start
 
 
-def ancestral(variance: str = 'small') -> Sampler:
+@bounded
+def ancestral(variance: Annotated[str, OneOf(VARIANCES)] = 'small') -> Sampler:
   """xs = E p(xs | xt) + sqrt(Var p(xs | xt)) noise.
 
   Reference: Ho et al. 2020, https://arxiv.org/abs/2006.11239, algorithm 2.
@@ -18,7 +21,6 @@ def ancestral(variance: str = 'small') -> Sampler:
   Args:
     variance: a key of VARIANCES.
   """
-  choose(VARIANCES, variance, 'config.sampler.variance')
 
   def update(
     schedule: Schedule, denoiser: Denoiser, state: State, step: Step, noise: Noise

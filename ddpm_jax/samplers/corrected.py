@@ -8,22 +8,25 @@ limit has the variance V / (1 - h / (2V)), for Langevin steps of length h (diffu
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+from annotated_types import Interval
 from jax import Array
 
+from ddpm_jax.bounds import OneOf, bounded
 from ddpm_jax.diffusion.langevin import LENGTHS, corrector, langevin_step
 from ddpm_jax.diffusion.parameterization import Denoiser
 from ddpm_jax.diffusion.process import fresh_noise
 from ddpm_jax.diffusion.schedules import Schedule, Time
 from ddpm_jax.diffusion.score import score_from_x0
-from ddpm_jax.errors import InputError, choose
 from ddpm_jax.samplers.ancestral import ancestral
 from ddpm_jax.samplers.ddim import ddim
 from ddpm_jax.samplers.noise import Noise, Step
 from ddpm_jax.samplers.sampler import Sampler, State, start
+
+Repeats = Annotated[int, Interval(ge=1, le=1000)]
 
 
 def reverse_diffusion() -> Sampler:
@@ -56,11 +59,12 @@ PREDICTORS = {
 }
 
 
+@bounded
 def predictor_corrector(
-  predictor: str = 'reverse_diffusion',
-  corrector_steps: int = 1,
-  snr: float = 0.16,
-  length: str = 'noise',
+  predictor: Annotated[str, OneOf(PREDICTORS)] = 'reverse_diffusion',
+  corrector_steps: Repeats = 1,
+  snr: Annotated[float, Interval(gt=0, le=100)] = 0.16,
+  length: Annotated[str, OneOf(LENGTHS)] = 'noise',
 ) -> Sampler:
   """The predictor's xs, then xs ← xs + h score(xs) + √(2h) noise, corrector_steps times.
 
@@ -77,12 +81,9 @@ def predictor_corrector(
     length: a key of diffusion.langevin.LENGTHS: how h follows from snr.
 
   Raises:
-    InputError: where one of them is not in its table or out of range.
+    ValueError: where one of them is not in its table or out of range.
   """
-  predict = choose(PREDICTORS, predictor, 'config.sampler.predictor')()
-  choose(LENGTHS, length, 'config.sampler.length')
-  check_positive(snr, 'snr')
-  check_count(corrector_steps, 'corrector_steps')
+  predict = PREDICTORS[predictor]()
 
   def update(schedule: Schedule, denoiser: Denoiser, state: Any, step: Step, noise: Noise) -> Any:
     def correct(x: Array, number: Array) -> tuple[Array, None]:
@@ -98,7 +99,10 @@ def predictor_corrector(
   )
 
 
-def annealed_langevin(step: float = 0.1, langevin_steps: int = 5) -> Sampler:
+@bounded
+def annealed_langevin(
+  step: Annotated[float, Interval(gt=0, le=100)] = 0.1, langevin_steps: Repeats = 5
+) -> Sampler:
   """x ← x + h score(x) + √(2h) noise, langevin_steps times at each time s, h = step sigma_s².
 
   From t to s x is scaled by alpha_s / alpha_t: correction without prediction. Where alpha_t = 0 x
@@ -113,10 +117,8 @@ def annealed_langevin(step: float = 0.1, langevin_steps: int = 5) -> Sampler:
     langevin_steps: at each time, each one evaluation of the denoiser.
 
   Raises:
-    InputError: where one of them is out of range.
+    ValueError: where one of them is out of range.
   """
-  check_positive(step, 'step')
-  check_count(langevin_steps, 'langevin_steps')
 
   def update(
     schedule: Schedule, denoiser: Denoiser, state: State, way: Step, noise: Noise
@@ -138,15 +140,3 @@ def rescale(schedule: Schedule, xt: Array, s: Time, t: Time) -> Array:
   alpha = schedule.alpha(t)
   known = alpha > 0
   return jnp.where(known, schedule.alpha(s) / jnp.where(known, alpha, 1.0), 1.0) * xt
-
-
-def check_positive(value: float, name: str) -> None:
-  """Refuses what is not above 0."""
-  if not value > 0:
-    raise InputError(f'config.sampler.{name}: {value} is not above 0')
-
-
-def check_count(value: int, name: str) -> None:
-  """Refuses what is no number of steps."""
-  if value < 1:
-    raise InputError(f'config.sampler.{name}: {value} is below 1')

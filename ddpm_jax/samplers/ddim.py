@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import jax.numpy as jnp
+from typing import Annotated
 
+import jax.numpy as jnp
+from annotated_types import Interval
+
+from ddpm_jax.bounds import bounded
 from ddpm_jax.diffusion.parameterization import Denoiser
 from ddpm_jax.diffusion.process import fresh_noise
 from ddpm_jax.diffusion.schedules import Schedule
-from ddpm_jax.errors import InputError
 from ddpm_jax.samplers.formulas import eps_of, place
 from ddpm_jax.samplers.noise import Noise, Step
 from ddpm_jax.samplers.sampler import Sampler, State, start
 
 
-def ddim(eta: float = 0.0) -> Sampler:
+@bounded
+def ddim(eta: Annotated[float, Interval(ge=0, le=1)] = 0.0) -> Sampler:
   """xs = alpha_s x0 + sigma_s sqrt(1 - eta² r) eps + eta sigma_s sqrt(r) noise.
 
   Here eps = (xt - alpha_t x0) / sigma_t is always derived from the denoiser's x0, clipped or not.
@@ -23,10 +27,8 @@ def ddim(eta: float = 0.0) -> Sampler:
   Reference: Song et al. 2021, https://arxiv.org/abs/2010.02502, equations 12 and 16.
 
   Raises:
-    InputError: where eta is outside [0, 1].
+    ValueError: where eta is outside [0, 1].
   """
-  if not 0 <= eta <= 1:
-    raise InputError(f'config.sampler.eta: {eta} is outside [0, 1]')
 
   def update(
     schedule: Schedule, denoiser: Denoiser, state: State, step: Step, noise: Noise

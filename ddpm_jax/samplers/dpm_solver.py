@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
+from annotated_types import Interval
+
+from ddpm_jax.bounds import bounded
 from ddpm_jax.diffusion.parameterization import Denoiser
 from ddpm_jax.diffusion.schedules import Schedule
-from ddpm_jax.errors import InputError
 from ddpm_jax.samplers import exponential
 from ddpm_jax.samplers.exponential import NOISE, advance, evaluate, exact, on_the_way
 from ddpm_jax.samplers.noise import Noise, Step
 from ddpm_jax.samplers.sampler import Sampler, State, start
 
 
-def dpm_solver(order: int = 2, multistep: bool = False, r1: float | None = None) -> Sampler:
+@bounded
+def dpm_solver(
+  order: Literal[1, 2, 3] = 2,
+  multistep: bool = False,
+  r1: Annotated[float, Interval(gt=0, lt=1)] | None = None,
+) -> Sampler:
   """xs = alpha_s/alpha_t xt - sigma_s (e^h - 1) eps - sigma_s ∫ e^(h-τ) (eps(τ) - eps) dτ.
 
   In the integral eps(τ) is a polynomial: through noise predicted on the way (single-step, `order`
@@ -28,14 +37,13 @@ def dpm_solver(order: int = 2, multistep: bool = False, r1: float | None = None)
       1/3 for order 3, which predicts again at 2/3.
 
   Raises:
-    InputError: for another order, an r1 that is outside, or one that nothing uses.
+    ValueError: for another order, an r1 that is outside, or one that nothing uses.
   """
-  exponential.check_order(order)
   if order > 1 and not multistep:
     method, usual = SINGLE_STEP[order]
     return method(NOISE, usual if r1 is None else r1)
   if r1 is not None:
-    raise InputError('config.sampler.r1: only a single-step method of order 2 or 3 has one')
+    raise ValueError('r1: only a single-step method of order 2 or 3 has one')
   return exponential.multistep(NOISE, order)
 
 
@@ -45,7 +53,6 @@ def third(form: exponential.Form, r1: float) -> Sampler:
   No other share than 2/3 is of third order: through it the line's integral is the parabola's, up to
   O(h⁴).
   """
-  exponential.check_share(r1)
 
   def update(
     schedule: Schedule, denoiser: Denoiser, state: State, step: Step, noise: Noise

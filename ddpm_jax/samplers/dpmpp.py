@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from annotated_types import Interval
 from jax import Array
 
 from ddpm_jax.samplers.exponential import DATA, halved, midpoint, multistep
 from ddpm_jax.samplers.sampler import Sampler
 
 
-def dpmpp_2s(r1: float = 0.5) -> Sampler:
+def dpmpp_2s(r1: Annotated[float, Interval(gt=0, lt=1)] = 0.5) -> Sampler:
   """xs = sigma_s/sigma_t xt + alpha_s (1 - e^-h) D, D = (1 - 1/(2 r1)) x0(t) + 1/(2 r1) x0(s1).
 
   A first-order step leads to s1, at λ_t + r1 h: two evaluations each step.
@@ -16,7 +19,7 @@ def dpmpp_2s(r1: float = 0.5) -> Sampler:
   Reference: Lu et al. 2022, https://arxiv.org/abs/2211.01095, algorithm 1.
 
   Raises:
-    InputError: where r1 is outside (0, 1).
+    ValueError: where r1 is outside (0, 1).
   """
   return midpoint(DATA, r1)
 

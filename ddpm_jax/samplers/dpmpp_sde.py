@@ -24,17 +24,18 @@ samplers it scales the deviation, where eta² stands for this one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax.numpy as jnp
+from annotated_types import Interval
 from jax import Array
 
+from ddpm_jax.bounds import OneOf, bounded
 from ddpm_jax.diffusion.parameterization import Denoiser
 from ddpm_jax.diffusion.schedules import Schedule, Time
-from ddpm_jax.errors import InputError, choose
 from ddpm_jax.samplers.noise import Noise, Step
 from ddpm_jax.samplers.sampler import Sampler, State, start
-from ddpm_jax.samplers.stochastic import check_noise_scale
+from ddpm_jax.samplers.stochastic import NoiseScale
 
 
 class History(NamedTuple):
@@ -55,7 +56,12 @@ class History(NamedTuple):
   h2: Array
 
 
-def dpmpp_sde(eta: float = 1.0, r: float = 0.5, noise_scale: float = 1.0) -> Sampler:
+Eta = Annotated[float, Interval(ge=0, le=100)]
+Inner = Annotated[float, Interval(gt=0, lt=1)]
+
+
+@bounded
+def dpmpp_sde(eta: Eta = 1.0, r: Inner = 0.5, noise_scale: NoiseScale = 1.0) -> Sampler:
   """X0 = (1 - 1 / (2r)) x0(xt) + 1 / (2r) x0(xm): DPM-Solver++ (S) for the SDE.
 
   Here xm is where a first-order step, X0 = x0(xt), arrives at the fraction r of h. The noise of the
@@ -72,11 +78,8 @@ def dpmpp_sde(eta: float = 1.0, r: float = 0.5, noise_scale: float = 1.0) -> Sam
     noise_scale: multiplies the noise; any but 1 changes the marginals.
 
   Raises:
-    InputError: where one of them is out of range.
+    ValueError: where one of them is out of range.
   """
-  check(eta, noise_scale)
-  if not 0 < r < 1:
-    raise InputError(f'config.sampler.r: {r} is not between 0 and 1')
 
   def update(
     schedule: Schedule, denoiser: Denoiser, state: State, step: Step, noise: Noise
@@ -94,7 +97,10 @@ def dpmpp_sde(eta: float = 1.0, r: float = 0.5, noise_scale: float = 1.0) -> Sam
   return Sampler(start, update, order=2, evaluations=2, stochastic=eta > 0, between=True)
 
 
-def dpmpp_2m_sde(eta: float = 1.0, rule: str = 'midpoint', noise_scale: float = 1.0) -> Sampler:
+@bounded
+def dpmpp_2m_sde(
+  eta: Eta = 1.0, rule: Annotated[str, OneOf(RULES)] = 'midpoint', noise_scale: NoiseScale = 1.0
+) -> Sampler:
   """X0 = x0 + E v (h / h1) (x0 - x0'): DPM-Solver++ (2M) for the SDE.
 
   The line through this prediction and the last, x0', made h1 before. The average place E v is
@@ -110,9 +116,9 @@ def dpmpp_2m_sde(eta: float = 1.0, rule: str = 'midpoint', noise_scale: float = 
     noise_scale: multiplies the noise; any but 1 changes the marginals.
 
   Raises:
-    InputError: where one of them is out of range.
+    ValueError: where one of them is out of range.
   """
-  place_of = choose(RULES, rule, 'config.sampler.rule')
+  place_of = RULES[rule]
 
   def average(state: History, x0: Array, h: Array) -> Array:
     slope = per_step(h, state.h1) * (x0 - state.x0)
@@ -121,7 +127,8 @@ def dpmpp_2m_sde(eta: float = 1.0, rule: str = 'midpoint', noise_scale: float = 
   return multistep(average, eta, noise_scale, order=2)
 
 
-def dpmpp_3m_sde(eta: float = 1.0, published: bool = False, noise_scale: float = 1.0) -> Sampler:
+@bounded
+def dpmpp_3m_sde(eta: Eta = 1.0, published: bool = False, noise_scale: NoiseScale = 1.0) -> Sampler:
   """X0 = x0 + c1 E v + c2 E v²: the parabola through this prediction and the last two.
 
   With the slopes g1 = (h / h1) (x0 - x0') and g2 = (h / h2) (x0' - x0'') its coefficients are
@@ -143,7 +150,7 @@ def dpmpp_3m_sde(eta: float = 1.0, published: bool = False, noise_scale: float =
     noise_scale: multiplies the noise; any but 1 changes the marginals.
 
   Raises:
-    InputError: where one of them is out of range.
+    ValueError: where one of them is out of range.
   """
 
   def average(state: History, x0: Array, h: Array) -> Array:
@@ -162,7 +169,6 @@ def multistep(
   average: Callable[[History, Array, Array], Array], eta: float, noise_scale: float, order: int
 ) -> Sampler:
   """The sampler of the module's formula with X0 = average(state, x0, h)."""
-  check(eta, noise_scale)
 
   def init(schedule: Schedule, times: Array, xT: Array) -> History:
     del schedule, times
@@ -240,10 +246,3 @@ RULES = {
   'midpoint': lambda H: jnp.full_like(H, 0.5),
   'heun': lambda H: moments(H)[0],
 }
-
-
-def check(eta: float, noise_scale: float) -> None:
-  """Refuses a negative eta and a noise_scale that is not above 0."""
-  if not eta >= 0:
-    raise InputError(f'config.sampler.eta: {eta} is below 0')
-  check_noise_scale(noise_scale)

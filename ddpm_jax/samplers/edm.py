@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax.numpy as jnp
+from annotated_types import Gt, Interval
 from jax import Array
 
+from ddpm_jax.bounds import bounded
 from ddpm_jax.diffusion.continuous import root
 from ddpm_jax.diffusion.parameterization import Denoiser
 from ddpm_jax.diffusion.schedules import Schedule
-from ddpm_jax.errors import InputError
 from ddpm_jax.samplers.noise import Noise, Step
 from ddpm_jax.samplers.runge_kutta import HEUN, advance, heun, in_sigma
 from ddpm_jax.samplers.sampler import Sampler
+from ddpm_jax.samplers.stochastic import NoiseScale
 
 
 class Churned(NamedTuple):
@@ -25,11 +27,12 @@ class Churned(NamedTuple):
   gamma: Array
 
 
+@bounded
 def edm(
-  churn: float = 40.0,
-  noise_min: float = 0.0,
-  noise_max: float = math.inf,
-  noise_scale: float = 1.0,
+  churn: Annotated[float, Interval(ge=0, le=1e6)] = 40.0,
+  noise_min: Annotated[float, Interval(ge=0, le=1e6)] = 0.0,
+  noise_max: Annotated[float, Gt(0)] = math.inf,
+  noise_scale: NoiseScale = 1.0,
 ) -> Sampler:
   """n̂ = (1 + gamma) n_t, ŷ = y_t + sqrt(n̂² - n_t²) noise_scale noise, then Heun from n̂ to n_s.
 
@@ -48,9 +51,10 @@ def edm(
     noise_scale: S_noise.
 
   Raises:
-    InputError: for a negative churn, an empty range, or a scale that is not positive.
+    ValueError: where one of them is out of bounds, or the range is empty.
   """
-  check(churn, noise_min, noise_max, noise_scale)
+  if not noise_min < noise_max:
+    raise ValueError(f'noise_min: {noise_min} is not below noise_max = {noise_max}')
   if churn == 0:
     return heun()
 
@@ -80,15 +84,3 @@ def edm(
     return Churned(xs, x0, state.gamma)
 
   return Sampler(init, update, order=2, evaluations=2, stochastic=True, between=True)
-
-
-def check(churn: float, noise_min: float, noise_max: float, noise_scale: float) -> None:
-  """Refuses settings that churn nothing or the wrong way."""
-  if not 0 <= churn < math.inf:
-    raise InputError(f'config.sampler.churn: {churn} is negative or not finite')
-  if not 0 <= noise_min < noise_max:
-    raise InputError(
-      f'config.sampler.noise_min: 0 <= {noise_min} < noise_max = {noise_max} is wanted'
-    )
-  if not 0 < noise_scale < math.inf:
-    raise InputError(f'config.sampler.noise_scale: {noise_scale} is not positive')

@@ -19,14 +19,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax.numpy as jnp
+from annotated_types import Interval
 from jax import Array
 
+from ddpm_jax.bounds import bounded
 from ddpm_jax.diffusion.parameterization import Denoiser
 from ddpm_jax.diffusion.schedules import Schedule, Time
-from ddpm_jax.errors import InputError
 from ddpm_jax.samplers.formulas import eps_of, place
 from ddpm_jax.samplers.noise import Noise, Step
 from ddpm_jax.samplers.sampler import Sampler, State, start
@@ -111,13 +112,13 @@ def multistep(form: Form, order: int, rule: Rule = halved) -> Sampler:
   return Sampler(starter(order - 1), update, order=order)
 
 
-def midpoint(form: Form, r1: float) -> Sampler:
+@bounded
+def midpoint(form: Form, r1: Annotated[float, Interval(gt=0, lt=1)]) -> Sampler:
   """The line goes through one more prediction, at λ_t + r1 h, where a first-order step leads.
 
   Raises:
-    InputError: where r1 is outside (0, 1).
+    ValueError: where r1 is outside (0, 1).
   """
-  check_share(r1)
 
   def update(
     schedule: Schedule, denoiser: Denoiser, state: State, step: Step, noise: Noise
@@ -235,15 +236,3 @@ def reciprocal(x: Array) -> Array:
   """1 / x, or zero where x is zero, infinite or undefined."""
   usable = jnp.isfinite(x) & (x != 0)
   return jnp.where(usable, 1 / jnp.where(usable, x, 1.0), 0.0)
-
-
-def check_order(order: int) -> None:
-  """Refuses an order that the family has no method of."""
-  if order not in (1, 2, 3):
-    raise InputError(f'config.sampler.order: {order} is not one of 1, 2, 3')
-
-
-def check_share(r1: float) -> None:
-  """Refuses a point that is not between the ends of a step."""
-  if not 0 < r1 < 1:
-    raise InputError(f'config.sampler.r1: {r1} is outside (0, 1)')

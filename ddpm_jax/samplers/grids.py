@@ -11,15 +11,17 @@ Each is a function (schedule, num_steps) -> times (N,), not yet rounded to those
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from annotated_types import Interval
 from jax import Array
 from jax.typing import ArrayLike
 
+from ddpm_jax.bounds import OneOf, bounded
 from ddpm_jax.diffusion.schedules import Discrete, Schedule
-from ddpm_jax.errors import InputError, choose
 
 # Where a path ends at zero SNR, log-SNRs are counted from here: about where VP chains without a
 # zero end, sigma / alpha = 148.
@@ -75,7 +77,9 @@ def log_snr(schedule: Schedule, num_steps: int) -> np.ndarray:
   return even_in(lambda level: level, lambda value: value, schedule, num_steps)
 
 
-def karras(schedule: Schedule, num_steps: int, rho: float = 7.0) -> np.ndarray:
+def karras(
+  schedule: Schedule, num_steps: int, rho: Annotated[float, Interval(gt=0, le=1000)] = 7.0
+) -> np.ndarray:
   """Even in (sigma / alpha)^(1 / rho) from T to t_min.
 
   With rho = 1 it is even in sigma / alpha; as rho grows it becomes `log_snr`.
@@ -140,32 +144,34 @@ TIME_GRIDS = {
 OF_LOG_SNR = frozenset({'log_snr', 'karras', 'information'})
 
 
-def time_grid(name: str, schedule: Schedule, num_steps: int) -> Array:
+@bounded
+def time_grid(
+  name: Annotated[str, OneOf(TIME_GRIDS)],
+  schedule: Schedule,
+  num_steps: Annotated[int, Interval(ge=1, le=1_000_000)],
+) -> Array:
   """The N = num_steps times of the grid `name` (a key of TIME_GRIDS), rounded on a chain.
 
   T is the schedule's t_max.
 
   Raises:
-    InputError: for an unknown name; where num_steps is not in 1 … T on a chain; where N is below
-      one, or so large that times fall together or the last is below t_min.
+    ValueError: for an unknown name; where num_steps is above T on a chain; where N is below one, or
+      so large that times fall together or the last is below t_min.
   """
-  grid = choose(TIME_GRIDS, name, 'config.sampler.grid')
+  grid = TIME_GRIDS[name]
   first, last = ends(schedule)
   discrete = isinstance(schedule, Discrete)
-  if num_steps < 1 or (discrete and num_steps > last):
-    most = f'{last:.0f}, the chain' if discrete else ''
-    raise InputError(f'config.sampler.num_steps: {num_steps} is not in 1 … {most}'.rstrip())
+  if discrete and num_steps > last:
+    raise ValueError(
+      f"num_steps: {num_steps} is more than the chain's {last:.0f}; take fewer, or a longer chain"
+    )
   times = grid(schedule, num_steps)
   times = np.round(times).astype(int) if discrete else times.astype(jnp.result_type(float))
   if times[-1] < first:
-    raise InputError(
-      f"config.sampler.num_steps: {num_steps} leads below t_min = {first}; 'linspace' does not"
-    )
+    raise ValueError(f"num_steps: {num_steps} leads below t_min = {first}; 'linspace' does not")
   if np.any(np.diff(times) >= 0):
     mend = 'fewer steps, or schedules.interpolate' if discrete else 'fewer steps'
-    raise InputError(
-      f"config.sampler.num_steps: of {num_steps} times of '{name}' some fall together; {mend}"
-    )
+    raise ValueError(f"num_steps: of {num_steps} times of '{name}' some fall together; {mend}")
   return jnp.asarray(times)
 
 
@@ -199,18 +205,18 @@ def cheapest_path(costs: ArrayLike, num_steps: int) -> np.ndarray:
     num_steps: in 2 … M.
 
   Raises:
-    InputError: where num_steps is outside, or no path has that many.
+    ValueError: where num_steps is outside, or no path has that many.
   """
   costs = np.asarray(costs, np.float64)
   if not 2 <= num_steps <= len(costs):
-    raise InputError(f'num_steps: {num_steps} is not in 2 … {len(costs)}, the places')
+    raise ValueError(f'num_steps: {num_steps} is not in 2 … {len(costs)}, the places')
   best, came_from = costs[0], []
   for _ in range(num_steps - 2):
     sums = best[:, None] + costs
     came_from.append(np.argmin(sums, axis=0))
     best = np.min(sums, axis=0)
   if not np.isfinite(best[-1]):
-    raise InputError(f'num_steps: no path of {num_steps} places goes from the first to the last')
+    raise ValueError(f'num_steps: no path of {num_steps} places goes from the first to the last')
   path = [len(costs) - 1]
   for previous in reversed(came_from):
     path.append(previous[path[-1]])

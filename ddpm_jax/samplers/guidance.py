@@ -15,7 +15,6 @@ from ddpm_jax.diffusion.continuous import root
 from ddpm_jax.diffusion.parameterization import Denoiser
 from ddpm_jax.diffusion.process import Denoised
 from ddpm_jax.diffusion.schedules import Schedule, Time
-from ddpm_jax.errors import InputError
 
 Cond = dict[str, Array]
 Interval = Callable[[Time], Array]
@@ -52,10 +51,10 @@ def classifier_free(
     interval: where to guide, by `log_snr_interval`; outside, the conditional alone.
 
   Raises:
-    InputError: where rescale is outside [0, 1].
+    ValueError: where rescale is outside [0, 1].
   """
   if not 0 <= rescale <= 1:
-    raise InputError(f'config.sampler.rescale: {rescale} is outside [0, 1]')
+    raise ValueError(f'rescale: {rescale} is outside [0, 1]')
   if equals(scale, 1):
     return make(cond)
   if equals(scale, 0) and not rescale and interval is None:
@@ -125,10 +124,10 @@ def log_snr_interval(schedule: Schedule, low: float, high: float) -> Interval:
   For the paper's sigma of EDM's path, log_snr = -2 log sigma.
 
   Raises:
-    InputError: unless low < high.
+    ValueError: unless low < high.
   """
   if not low < high:
-    raise InputError(f'config.sampler.interval: low < high is wanted, not {low} and {high}')
+    raise ValueError(f'interval: low < high is wanted, not {low} and {high}')
 
   def inside(t: Time) -> Array:
     log_snr = schedule.log_snr(t)

@@ -101,7 +101,7 @@ def repaint(
   """
   for name, value in (('resample', resample), ('jump', jump)):
     if value < 1:
-      raise InputError(f'config.sampler.{name}: {value} is below 1')
+      raise ValueError(f'{name}: {value} is below 1')
   once = replacement(sampler, known, mask)
 
   def init(schedule: Schedule, times: Array, xT: Array) -> Repainted:

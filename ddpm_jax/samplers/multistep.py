@@ -13,17 +13,17 @@ remembered by the first kind: a node at infinity doesn't bend a polynomial.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ddpm_jax.bounds import OneOf, bounded
 from ddpm_jax.diffusion.parameterization import Denoiser
 from ddpm_jax.diffusion.schedules import Schedule
-from ddpm_jax.errors import InputError, choose
 from ddpm_jax.samplers.formulas import eps_of
 from ddpm_jax.samplers.noise import Noise, Step
 from ddpm_jax.samplers.runge_kutta import EULER, HEUN, RK4, Tableau, advance, in_time, reach, within
@@ -73,19 +73,23 @@ PSEUDO = {2: HEUN, 4: RK4}
 POINTS, MASSES = np.polynomial.legendre.leggauss(16)
 
 
-def lms(order: int = 4) -> Sampler:
+@bounded
+def lms(order: Literal[1, 2, 3, 4] = 4) -> Sampler:
   """y_s = y_t + Σ_i eps_i ∫ ℓ_i dn, with ℓ_i the Lagrange basis over the last `order` values of n.
 
   Adams and Bashforth's method on the grid as it is. It begins with lower orders, 1, 2, …
   Reference: Zhang and Chen 2022, https://arxiv.org/abs/2204.13902, as ρAB-DEIS.
 
   Raises:
-    InputError: where the order is not in 1 … 4.
+    ValueError: where the order is not in 1 … 4.
   """
   return deis(order, 'sigma')
 
 
-def deis(order: int = 3, variable: str = 'time') -> Sampler:
+@bounded
+def deis(
+  order: Literal[1, 2, 3, 4] = 3, variable: Annotated[str, OneOf(VARIABLES)] = 'time'
+) -> Sampler:
   """y_s = y_t + Σ_i eps_i ∫ ℓ_i(τ(n)) dn, with ℓ_i the Lagrange basis over the last values of τ.
 
   The paper's tAB-DEIS, whose tAB3 has order 4 here. It begins with lower orders, 1, 2, …
@@ -97,10 +101,9 @@ def deis(order: int = 3, variable: str = 'time') -> Sampler:
       `log_sigma`, the choice of later codes.
 
   Raises:
-    InputError: where the order is not in 1 … 4 or there is no such variable.
+    ValueError: where the order is not in 1 … 4 or there is no such variable.
   """
-  check_order(order, range(1, 5))
-  of = choose(VARIABLES, variable, 'config.sampler.variable')
+  of = VARIABLES[variable]
 
   def weigh(schedule: Schedule, log_sigmas: Array, step: Step) -> Array:
     end = -schedule.log_snr(step.s) / 2
@@ -109,7 +112,8 @@ def deis(order: int = 3, variable: str = 'time') -> Sampler:
   return multistep(order, weigh)
 
 
-def ipndm(order: int = 4) -> Sampler:
+@bounded
+def ipndm(order: Literal[1, 2, 3, 4] = 4) -> Sampler:
   """y_s = y_t + (n_s - n_t) (55 eps_0 - 59 eps_1 + 37 eps_2 - 9 eps_3) / 24, begun by lower orders.
 
   The weights are those of an even grid in n: there the order is as named, else 2.
@@ -117,26 +121,26 @@ def ipndm(order: int = 4) -> Sampler:
   that its followers call variable-step.
 
   Raises:
-    InputError: where the order is not in 1 … 4.
+    ValueError: where the order is not in 1 … 4.
   """
-  check_order(order, range(1, 5))
   return multistep(order, of_even_grid)
 
 
-def plms(order: int = 4) -> Sampler:
+@bounded
+def plms(order: Literal[2, 3, 4] = 4) -> Sampler:
   """`ipndm`, but with Heun's method for its first step, which costs one evaluation more.
 
   Reference: Liu et al. 2022, https://arxiv.org/abs/2202.09778, without its Runge-Kutta steps, as in
   the published code of Rombach et al. 2022, https://arxiv.org/abs/2112.10752.
 
   Raises:
-    InputError: where the order is not in 2 … 4.
+    ValueError: where the order is not in 2 … 4.
   """
-  check_order(order, range(2, 5))
   return multistep(order, of_even_grid, HEUN, warmup=1)
 
 
-def pndm(order: int = 4) -> Sampler:
+@bounded
+def pndm(order: Literal[2, 4] = 4) -> Sampler:
   """The weights of `ipndm`, after order - 1 Runge-Kutta steps of the same order.
 
   Their middle is that of t, as published, so that they err by O(h³) each. Order 4 is F-PNDM, nine
@@ -144,9 +148,8 @@ def pndm(order: int = 4) -> Sampler:
   Reference: Liu et al. 2022, https://arxiv.org/abs/2202.09778.
 
   Raises:
-    InputError: where the order is neither 2 nor 4.
+    ValueError: where the order is neither 2 nor 4.
   """
-  check_order(order, PSEUDO)
   return multistep(order, of_even_grid, PSEUDO[order], warmup=order - 1)
 
 
@@ -223,9 +226,3 @@ def mean_basis(of: Callable[[Array], Array], log_sigmas: Array, end: Array) -> A
   factors = jnp.where(others[None], ways / gaps[None], 1.0)
   basis = jnp.where(seen[None], jnp.prod(factors, axis=2), 0.0)
   return masses @ basis
-
-
-def check_order(order: int, orders: Collection[int]) -> None:
-  """Refuses an order that the method doesn't have."""
-  if order not in orders:
-    raise InputError(f'config.sampler.order: {order} is not one of {", ".join(map(str, orders))}')

@@ -17,17 +17,21 @@ Lu and Song 2024, https://arxiv.org/abs/2410.11081, for the angle.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import diffrax
 import jax
 import jax.numpy as jnp
+from annotated_types import Interval
 from jax import Array
 
+from ddpm_jax.bounds import check_fields
 from ddpm_jax.diffusion.parameterization import Denoiser
 from ddpm_jax.diffusion.schedules import Discrete, Schedule, Time
-from ddpm_jax.errors import InputError
 from ddpm_jax.samplers.formulas import eps_of
+
+Tolerance = Annotated[float, Interval(ge=1e-14, le=1)]
+Steps = Annotated[int, Interval(ge=1, le=1_000_000)]
 
 
 class Solution(NamedTuple):
@@ -54,19 +58,17 @@ class Solver:
     max_steps: of an example, before an error.
 
   Raises:
-    InputError: where one of the three is not positive.
+    ValueError: where one of the three is out of bounds.
   """
 
   method: diffrax.AbstractERK
-  rtol: float
-  atol: float
-  max_steps: int
+  rtol: Tolerance
+  atol: Tolerance
+  max_steps: Steps
   between: ClassVar[bool] = True  # as a Sampler's: it asks for times of its own
 
   def __post_init__(self) -> None:
-    for field in ('rtol', 'atol', 'max_steps'):
-      if not getattr(self, field) > 0:
-        raise InputError(f'config.sampler.{field}: {getattr(self, field)} is not positive')
+    check_fields(self)
 
   def __call__(self, schedule: Schedule, denoiser: Denoiser, x: Array, t: Time, s: Time) -> Array:
     """(B, …), x taken from t to s; see `solve`."""
@@ -132,12 +134,12 @@ def evaluations_of(method: diffrax.AbstractERK, num_steps: Array) -> Array:
   return (tableau.num_stages - kept) * num_steps + kept
 
 
-def heun12(rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 4096) -> Solver:
+def heun12(rtol: Tolerance = 1e-5, atol: Tolerance = 1e-5, max_steps: Steps = 4096) -> Solver:
   """Heun's second order with Euler's error, two evaluations a step."""
   return Solver(diffrax.Heun(), rtol, atol, max_steps)
 
 
-def bosh3(rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 4096) -> Solver:
+def bosh3(rtol: Tolerance = 1e-5, atol: Tolerance = 1e-5, max_steps: Steps = 4096) -> Solver:
   """Third order, three evaluations a step: for loose tolerances.
 
   Reference: Bogacki and Shampine 1989, https://doi.org/10.1016/0893-9659(89)90079-7.
@@ -145,7 +147,7 @@ def bosh3(rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 4096) -> Solv
   return Solver(diffrax.Bosh3(), rtol, atol, max_steps)
 
 
-def dopri5(rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 4096) -> Solver:
+def dopri5(rtol: Tolerance = 1e-5, atol: Tolerance = 1e-5, max_steps: Steps = 4096) -> Solver:
   """Fifth order, six evaluations a step: what others call RK45.
 
   Reference: Dormand and Prince 1980, https://doi.org/10.1016/0771-050X(80)90013-3.
@@ -153,7 +155,7 @@ def dopri5(rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 4096) -> Sol
   return Solver(diffrax.Dopri5(), rtol, atol, max_steps)
 
 
-def tsit5(rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 4096) -> Solver:
+def tsit5(rtol: Tolerance = 1e-5, atol: Tolerance = 1e-5, max_steps: Steps = 4096) -> Solver:
   """Fifth order, six evaluations a step, of smaller error than `dopri5`.
 
   Reference: Tsitouras 2011, https://doi.org/10.1016/j.camwa.2011.06.002.
@@ -161,7 +163,7 @@ def tsit5(rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 4096) -> Solv
   return Solver(diffrax.Tsit5(), rtol, atol, max_steps)
 
 
-def dopri8(rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 4096) -> Solver:
+def dopri8(rtol: Tolerance = 1e-5, atol: Tolerance = 1e-5, max_steps: Steps = 4096) -> Solver:
   """Eighth order, thirteen evaluations a step: for tight tolerances, in double precision.
 
   Reference: Prince and Dormand 1981, https://doi.org/10.1016/0771-050X(81)90010-3.

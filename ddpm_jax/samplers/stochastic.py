@@ -22,14 +22,16 @@ as log n_t lies above, so that the middle of the way down is the time s itself.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
 import jax.numpy as jnp
+from annotated_types import Interval
 from jax import Array
 
+from ddpm_jax.bounds import bounded
 from ddpm_jax.diffusion.parameterization import Denoiser
 from ddpm_jax.diffusion.process import fresh_noise, noise_ratio
 from ddpm_jax.diffusion.schedules import Schedule, Time
-from ddpm_jax.errors import InputError
 from ddpm_jax.samplers.formulas import eps_of, place
 from ddpm_jax.samplers.noise import Noise, Step
 from ddpm_jax.samplers.sampler import Sampler, State, start
@@ -37,8 +39,11 @@ from ddpm_jax.samplers.sampler import Sampler, State, start
 # (schedule, denoiser, xt, x0 predicted at xt, step, eta) -> the method's x0
 Method = Callable[[Schedule, Denoiser, Array, Array, Step, float], Array]
 
+Share = Annotated[float, Interval(ge=0, le=1)]
+NoiseScale = Annotated[float, Interval(gt=0, le=100)]
 
-def euler_ancestral(eta: float = 1.0, noise_scale: float = 1.0) -> Sampler:
+
+def euler_ancestral(eta: Share = 1.0, noise_scale: NoiseScale = 1.0) -> Sampler:
   """xs = alpha_s x0 + sigma_s (sqrt(1 - eta² r) eps + eta sqrt(r) noise): down by Euler's method.
 
   In n Euler's step to n_d leaves x0 and eps as predicted. Hence this is `ddim` with the same eta,
@@ -54,7 +59,7 @@ def euler_ancestral(eta: float = 1.0, noise_scale: float = 1.0) -> Sampler:
   return make_ancestral(at_start, eta, noise_scale)
 
 
-def dpm2_ancestral(eta: float = 1.0, noise_scale: float = 1.0) -> Sampler:
+def dpm2_ancestral(eta: Share = 1.0, noise_scale: NoiseScale = 1.0) -> Sampler:
   """alpha_t x0 = xt - sigma_t eps_m: down with the eps of the middle, by DPM-Solver-2.
 
   Here xm = alpha_m x0(xt) + sigma_m eps(xt) at the middle m in log-SNR between n_t and n_d, and
@@ -71,7 +76,7 @@ def dpm2_ancestral(eta: float = 1.0, noise_scale: float = 1.0) -> Sampler:
   return make_ancestral(by_middle_eps, eta, noise_scale, evaluations=2)
 
 
-def dpmpp_2s_ancestral(eta: float = 1.0, noise_scale: float = 1.0) -> Sampler:
+def dpmpp_2s_ancestral(eta: Share = 1.0, noise_scale: NoiseScale = 1.0) -> Sampler:
   """x0 = x0(xm): down with the x0 of the middle, by DPM-Solver++ (2S) with r = 1/2.
 
   Here xm = alpha_m x0(xt) + sigma_m eps(xt) at the middle m in log-SNR between n_t and n_d.
@@ -86,15 +91,15 @@ def dpmpp_2s_ancestral(eta: float = 1.0, noise_scale: float = 1.0) -> Sampler:
   return make_ancestral(by_middle_x0, eta, noise_scale, evaluations=2)
 
 
-def make_ancestral(method: Method, eta: float, noise_scale: float, evaluations: int = 1) -> Sampler:
+@bounded
+def make_ancestral(
+  method: Method, eta: Share, noise_scale: NoiseScale, evaluations: int = 1
+) -> Sampler:
   """The sampler of the module's formula with a method's x0.
 
   Raises:
-    InputError: where eta is outside [0, 1] or noise_scale is not above 0.
+    ValueError: where eta or noise_scale is out of bounds.
   """
-  if not 0 <= eta <= 1:
-    raise InputError(f'config.sampler.eta: {eta} is outside [0, 1]')
-  check_noise_scale(noise_scale)
 
   def update(
     schedule: Schedule, denoiser: Denoiser, state: State, step: Step, noise: Noise
@@ -156,9 +161,3 @@ def middle(schedule: Schedule, s: Time, t: Time, eta: float) -> Time:
     return s
   lift = eta**2 + (1 - eta**2) / jnp.square(noise_ratio(schedule, s, t))
   return schedule.time(schedule.log_snr(s) - jnp.log(lift) / 2)
-
-
-def check_noise_scale(noise_scale: float) -> None:
-  """Refuses a scale that is not above 0."""
-  if not noise_scale > 0:
-    raise InputError(f'config.sampler.noise_scale: {noise_scale} is not above 0')

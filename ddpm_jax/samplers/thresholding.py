@@ -6,15 +6,17 @@ Samplers derive eps from what is left. It is for pixels; a latent's range has no
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+from annotated_types import Interval
 from jax import Array
 
+from ddpm_jax.bounds import bounded
 from ddpm_jax.diffusion.parameterization import Denoiser
 from ddpm_jax.diffusion.process import Denoised
 from ddpm_jax.diffusion.schedules import Time
-from ddpm_jax.errors import InputError
 
 
 def clip_x0(denoiser: Denoiser, low: float = -1.0, high: float = 1.0) -> Denoiser:
@@ -27,7 +29,10 @@ def clip_x0(denoiser: Denoiser, low: float = -1.0, high: float = 1.0) -> Denoise
   return clipped
 
 
-def dynamic_threshold(denoiser: Denoiser, percentile: float = 0.995) -> Denoiser:
+@bounded
+def dynamic_threshold(
+  denoiser: Denoiser, percentile: Annotated[float, Interval(gt=0, le=1)] = 0.995
+) -> Denoiser:
   """clip(x0, -m, m) / m, where m is 1 or, if larger, that quantile of the example's |x0|.
 
   Under strong guidance clipping alone saturates; this takes the whole example back.
@@ -39,10 +44,8 @@ def dynamic_threshold(denoiser: Denoiser, percentile: float = 0.995) -> Denoiser
     percentile: the quantile, in (0, 1].
 
   Raises:
-    InputError: where percentile is outside (0, 1].
+    ValueError: where percentile is outside (0, 1].
   """
-  if not 0 < percentile <= 1:
-    raise InputError(f'config.sampler.percentile: {percentile} is outside (0, 1]')
 
   def example(x0: Array) -> Array:
     most = jnp.maximum(jnp.quantile(jnp.abs(x0), percentile), 1.0)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 from jax import Array
 
+from ddpm_jax.bounds import OneOf, bounded
 from ddpm_jax.diffusion.parameterization import Denoiser
 from ddpm_jax.diffusion.schedules import Schedule
-from ddpm_jax.errors import choose
 from ddpm_jax.samplers.exponential import (
   DATA,
   Multistep,
   Node,
   Rule,
   advance,
-  check_order,
   finite,
   half_log_snr,
   halved,
@@ -37,7 +38,12 @@ VARIANTS = {
 }
 
 
-def unipc(order: int = 2, variant: str = 'bh2', corrector: bool = True) -> Sampler:
+@bounded
+def unipc(
+  order: Literal[1, 2, 3] = 2,
+  variant: Annotated[str, OneOf(VARIANTS)] = 'bh2',
+  corrector: bool = True,
+) -> Sampler:
   """Predictor: xs = place(x0, eps, s) + alpha_s ∫ e^(τ-h) (P(τ) - x0) dτ.
 
   P goes through the last `order` predictions. The corrector goes over the same step again when the
@@ -56,10 +62,9 @@ def unipc(order: int = 2, variant: str = 'bh2', corrector: bool = True) -> Sampl
     corrector: whether to correct.
 
   Raises:
-    InputError: for another order or variant.
+    ValueError: for another order or variant.
   """
-  check_order(order)
-  rule = choose(VARIANTS, variant, 'config.sampler.variant')
+  rule = VARIANTS[variant]
 
   def update(
     schedule: Schedule, denoiser: Denoiser, state: Multistep, step: Step, noise: Noise

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +14,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from ddpm_jax.config import Config
+from ddpm_jax.config import Config, naming
 from ddpm_jax.errors import InputError
 from ddpm_jax.keys import Keys
 from ddpm_jax.losses import LOSSES, LossOutput, trained_variance
@@ -33,12 +35,11 @@ def check_training(experiment: Experiment) -> None:
   check_guidance(experiment)
   if config.loss.name == 'hybrid':
     check_estimates(config, experiment.problem.factors.time_law)
-  try:
+  check_attention(config, module, experiment.dataset.image_shape[0])
+  check_warmup(config)
+  with naming('config.loss', otherwise='config.loss.name'):
     state = jax.eval_shape(lambda: new_state(experiment))
-  except InputError:
-    raise
-  except ValueError as error:
-    raise InputError(f'config.loss.name: {error}') from error
+  check_memory(experiment, state)
   if config.loss.noise_law:
     check_noise_law(experiment)
   if config.loss.name not in LOSSES:
@@ -66,11 +67,70 @@ def rate_jump(config: Config, before: Config, step: int) -> str | None:
   if np.isclose(new(step), old(step), rtol=1e-3, atol=0):
     return None
   return (
-    f"config.optimizer.lr_schedule: '{ours.lr_schedule}' runs over config.training.num_steps, which "
-    f'was {before.training.num_steps} and is {config.training.num_steps}: the learning rate jumps '
-    f'from {float(old(step - 1)):.3g} to {float(new(step)):.3g}; to choose it, train another run from '
-    'this one with config.training.init_from and config.optimizer.learning_rate'
+    f"config.optimizer.lr_schedule: '{ours.lr_schedule}' runs over config.training.num_steps, "
+    f'which was {before.training.num_steps} and is {config.training.num_steps}: the learning rate '
+    f'jumps from {float(old(step - 1)):.3g} to {float(new(step)):.3g}; to choose it, train another '
+    'run from this one with config.training.init_from and config.optimizer.learning_rate'
   )
+
+
+def check_attention(config: Config, module: Any, height: int) -> None:
+  """Raises InputError where attention is asked for at a height that no level has.
+
+  The network's own default asks for none: it is for images of one size.
+  """
+  heights = [height >> level for level in range(len(getattr(module, 'multipliers', ())))]
+  for wanted in config.model.arguments.get('attention_resolutions', ()):
+    if heights and wanted not in heights:
+      raise InputError(
+        f'config.model.attention_resolutions: no level has images {wanted} high; they are '
+        f'{", ".join(map(str, heights))} high'
+      )
+
+
+def check_warmup(config: Config) -> None:
+  """Raises InputError where the warm-up outlasts the run."""
+  warmup, steps = config.optimizer.warmup_steps, config.training.num_steps
+  if warmup > steps:
+    raise InputError(
+      f'config.optimizer.warmup_steps: {warmup} is beyond the {steps} of training.num_steps; '
+      'shorten the one or lengthen the other'
+    )
+
+
+def check_memory(experiment: Experiment, state: TrainState) -> None:
+  """Raises InputError where what every step holds is more than the machine has.
+
+  A step takes several times as much; what passes may still be too large.
+  """
+  limit, examples = memory_limit(), experiment.problem.batch_size
+  per_device = math.ceil(examples / jax.device_count())
+  parts = {
+    'config.dataset.batch_size': (f'{examples} examples', 4 * per_device * image_size(experiment)),
+    'config.model': ('parameters, gradients and averages', size_of(state) + size_of(state.params)),
+  }
+  for field, (what, size) in parts.items():
+    if size > limit:
+      raise InputError(
+        f'{field}: {what} take {size / 2**30:.3g} GiB of each device, and it has '
+        f'{limit / 2**30:.3g} GiB'
+      )
+
+
+def image_size(experiment: Experiment) -> int:
+  """How many numbers an image is."""
+  return math.prod(experiment.dataset.image_shape)
+
+
+def size_of(tree: Any) -> int:
+  """The bytes of a tree of arrays."""
+  return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def memory_limit() -> int:
+  """The bytes that a device has: its own, or those of the host whose memory it shares."""
+  stats = jax.local_devices()[0].memory_stats() or {}
+  return stats.get('bytes_limit') or os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
 
 
 def check_learned_variance(config: Config, variance: str) -> None:

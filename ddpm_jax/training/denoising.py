@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ddpm_jax import models
-from ddpm_jax.config import Config
+from ddpm_jax.config import Config, naming
 from ddpm_jax.diffusion.parameterization import Denoiser, make_denoiser
 from ddpm_jax.diffusion.schedules import Discrete, bind, interpolate
 from ddpm_jax.errors import InputError
@@ -49,7 +49,8 @@ def drawn_on(config: Config, sampler: Sampler | Solver | None, schedule: Any) ->
   if sampler is None or schedule is None:
     return schedule, jnp.zeros(0)
   if wanted.interval:
-    log_snr_interval(schedule, *wanted.interval)  # refuses an empty one before anything is trained
+    with naming('config.sampler'):  # refuses an empty one before anything is trained
+      log_snr_interval(schedule, *wanted.interval)
   between = sampler.between or wanted.grid in OF_LOG_SNR
   if between and isinstance(schedule, Discrete):
     try:
@@ -61,7 +62,8 @@ def drawn_on(config: Config, sampler: Sampler | Solver | None, schedule: Any) ->
       ) from error
   if isinstance(sampler, Solver):
     return schedule, jnp.array([schedule.t_max, schedule.t_min])
-  return schedule, time_grid(wanted.grid, schedule, wanted.num_steps)
+  with naming('config.sampler'):
+    return schedule, time_grid(wanted.grid, schedule, wanted.num_steps)
 
 
 def bind_schedule(experiment: Experiment, params: dict[str, Any]) -> Experiment:

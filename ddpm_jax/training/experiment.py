@@ -14,7 +14,7 @@ import optax
 from jax import Array
 
 from ddpm_jax import data, models
-from ddpm_jax.config import Config, find_entry
+from ddpm_jax.config import Config, find_entry, naming
 from ddpm_jax.diffusion import PARAMETERIZATIONS, SCHEDULES, Parameterization, Schedule
 from ddpm_jax.diffusion.parameterization import VARIANCE_HEADS, Network, check_invertible
 from ddpm_jax.diffusion.schedules import (
@@ -227,10 +227,8 @@ def make_schedule(config: Config) -> Any:
       continue
     if not isinstance(schedule, Discrete):
       raise InputError(f"config.schedule.{name}: '{wanted.name}' is not a discrete chain")
-    try:
+    with naming('config.schedule', otherwise=f'config.schedule.{name}'):
       schedule = change(schedule)
-    except ValueError as error:
-      raise InputError(f'config.schedule.{name}: {error}') from error
   return schedule
 
 
@@ -245,10 +243,8 @@ def check_readable(parameterization: Parameterization | None, schedule: Schedule
   """Raises InputError where the output says nothing of x0 at the schedule's end."""
   if parameterization is None or schedule is None:
     return
-  try:
+  with naming('config.parameterization', otherwise='config.parameterization.name'):
     check_invertible(parameterization, schedule)
-  except ValueError as error:
-    raise InputError(f'config.parameterization.name: {error}') from error
 
 
 def check_loss(config: Config, kind: Kind) -> None:
@@ -329,7 +325,8 @@ def check_augmented(config: Config, module: nn.Module) -> None:
 def init_params(experiment: Experiment) -> dict[str, Any]:
   """The parameters before training, from the config's seed: {'network', 'schedule', 'loss'}."""
   key = for_purpose(jax.random.key(experiment.config.seed), 'init')
-  network = models.init_network(experiment.module, key, experiment.dataset.image_shape)
+  with naming('config.model'):
+    network = models.init_network(experiment.module, key, experiment.dataset.image_shape)
   params = {'network': network, 'schedule': parameters(experiment.schedule)}
   return {**params, 'loss': loss_start(experiment, params)[0]}
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
 import jax.numpy as jnp
 import optax
+from annotated_types import Interval
 
 LearningRate = float | optax.Schedule
 
+# A decay nearer to one is one in float32.
+Decay = Annotated[float, Interval(ge=0, le=0.999999)]
+Eps = Annotated[float, Interval(gt=0, le=1)]
+WeightDecay = Annotated[float, Interval(ge=0, le=10)]
+
 
 def adam(
-  learning_rate: LearningRate, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
+  learning_rate: LearningRate, b1: Decay = 0.9, b2: Decay = 0.999, eps: Eps = 1e-8
 ) -> optax.GradientTransformation:
   """Adam (Kingma and Ba, 2015)."""
   return optax.adam(learning_rate, b1, b2, eps)
@@ -19,31 +26,31 @@ def adam(
 
 def adamw(
   learning_rate: LearningRate,
-  b1: float = 0.9,
-  b2: float = 0.999,
-  eps: float = 1e-8,
-  weight_decay: float = 1e-2,
+  b1: Decay = 0.9,
+  b2: Decay = 0.999,
+  eps: Eps = 1e-8,
+  weight_decay: WeightDecay = 1e-2,
 ) -> optax.GradientTransformation:
   """Adam with decoupled weight decay (Loshchilov and Hutter, 2019)."""
   return optax.adamw(learning_rate, b1, b2, eps, weight_decay=weight_decay)
 
 
 def radam(
-  learning_rate: LearningRate, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
+  learning_rate: LearningRate, b1: Decay = 0.9, b2: Decay = 0.999, eps: Eps = 1e-8
 ) -> optax.GradientTransformation:
   """Rectified Adam (Liu et al., 2020)."""
   return optax.radam(learning_rate, b1, b2, eps)
 
 
 def lion(
-  learning_rate: LearningRate, b1: float = 0.9, b2: float = 0.99, weight_decay: float = 0.0
+  learning_rate: LearningRate, b1: Decay = 0.9, b2: Decay = 0.99, weight_decay: WeightDecay = 0.0
 ) -> optax.GradientTransformation:
   """Lion (Chen et al., 2023)."""
   return optax.lion(learning_rate, b1, b2, weight_decay=weight_decay)
 
 
 def sgd(
-  learning_rate: LearningRate, momentum: float = 0.0, nesterov: bool = False
+  learning_rate: LearningRate, momentum: Decay = 0.0, nesterov: bool = False
 ) -> optax.GradientTransformation:
   """Stochastic gradient descent with momentum."""
   return optax.sgd(learning_rate, momentum, nesterov)
