@@ -16,6 +16,7 @@ from matplotlib.figure import Figure as Canvas
 
 from ddpm_jax.ablation.plan import Plan
 from ddpm_jax.ablation.results import Figure, difference
+from ddpm_jax.files import whole
 from ddpm_jax.training import metrics
 
 # Okabe and Ito's colors, which the color-blind tell apart; their black would vanish in the dark.
@@ -220,5 +221,6 @@ def dress(axes: Axes, theme: Theme) -> None:
 def write_png(path: pathlib.Path, panels: Sequence[Panel]) -> list[pathlib.Path]:
   """The panels in one file; none where there are none."""
   if panels:
-    path.write_bytes(render(panels, LIGHT, 6.5))
+    with whole(path) as part:
+      part.write_bytes(render(panels, LIGHT, 6.5))
   return [path] if panels else []

@@ -18,6 +18,7 @@ from ddpm_jax.ablation.table import ARROWS
 from ddpm_jax.ablation.words import NONE, decimals, number, show_interval, show_mean
 from ddpm_jax.config import to_json
 from ddpm_jax.config.tree import leaves
+from ddpm_jax.files import whole
 
 MEANINGS = {
   'bits/dim': 'of the held-out images, an upper bound on −log₂ P per pixel and channel; the part '
@@ -263,7 +264,7 @@ def embed(png: bytes) -> str:
 
 
 def write_page(path: pathlib.Path, page: str) -> pathlib.Path:
-  """Writes it, whole or not at all."""
-  part = path.with_suffix('.tmp')
-  part.write_text(page)
-  return part.replace(path)
+  """Writes it, whole or not at all; returns its path."""
+  with whole(path) as part:
+    part.write_text(page, encoding='utf-8', errors='backslashreplace')
+  return path

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 import pathlib
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from ddpm_jax.ablation.cell import read_result
 from ddpm_jax.ablation.metrics import METRICS, Metric, metric
 from ddpm_jax.ablation.plan import Cell, Plan
 from ddpm_jax.ablation.statistics import Difference, Mean, mean_error, paired
+from ddpm_jax.files import whole
 
 Seeds = dict[int, float]
 
@@ -142,6 +142,5 @@ def write_csv(path: pathlib.Path, plan: Plan, finished: list[Finished]) -> None:
     examples = each.steps * cell.config.dataset.batch_size
     values = (each.metrics.get(name, '') for name in names)
     writer.writerow([cell.label, *overrides, cell.seed, each.steps, examples, *values])
-  part = path.with_suffix('.tmp')
-  part.write_text(text.getvalue())
-  os.replace(part, path)
+  with whole(path) as part:
+    part.write_text(text.getvalue(), encoding='utf-8', errors='backslashreplace')

@@ -17,6 +17,7 @@ from jax import Array
 from ddpm_jax.data import to_uint8
 from ddpm_jax.errors import InputError
 from ddpm_jax.evaluation.batching import even_size, map_batches, replicate
+from ddpm_jax.files import whole
 from ddpm_jax.keys import example_keys
 from ddpm_jax.training.denoising import Picture
 from ddpm_jax.training.experiment import Experiment, generate
@@ -109,9 +110,8 @@ def save_samples(path: pathlib.Path, samples: Samples) -> None:
   arrays = {'arr_0': samples.images}
   if samples.labels is not None:
     arrays['arr_1'] = samples.labels
-  part = path.with_name(f'{path.stem}.tmp.npz')
-  np.savez(part, **arrays, record=json.dumps(samples.record))
-  part.replace(path)
+  with whole(path) as part:
+    np.savez(part, **arrays, record=json.dumps(samples.record))
 
 
 def load_samples(path: pathlib.Path) -> Samples:

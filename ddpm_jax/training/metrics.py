@@ -9,7 +9,6 @@ from __future__ import annotations
 import collections
 import json
 import math
-import os
 import pathlib
 import sys
 import time
@@ -25,6 +24,8 @@ from rich.progress import (
   TextColumn,
   TimeRemainingColumn,
 )
+
+from ddpm_jax.files import whole
 
 Scalars = dict[str, float]
 Metrics = Mapping[str, jax.Array]
@@ -142,9 +143,9 @@ def cut(path: pathlib.Path, step: int) -> None:
   """Drops what was written after `step`."""
   if not path.exists():
     return
-  kept = path.with_suffix('.tmp')
-  kept.write_text(''.join(json.dumps(row) + '\n' for row in read(path) if row['step'] <= step))
-  os.replace(kept, path)
+  lines = [json.dumps(row) + '\n' for row in read(path) if row['step'] <= step]
+  with whole(path) as part:
+    part.write_text(''.join(lines))
 
 
 class Display:

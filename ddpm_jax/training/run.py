@@ -18,6 +18,7 @@ from ddpm_jax.diffusion import Parameterization, Schedule
 from ddpm_jax.diffusion.parameterization import Denoiser, Network
 from ddpm_jax.diffusion.schedules import parameters
 from ddpm_jax.errors import InputError
+from ddpm_jax.files import whole
 from ddpm_jax.losses import OF_TEACHERS
 from ddpm_jax.training import experiment as experiments
 from ddpm_jax.training.checkpoint import Checkpoints, folder_of
@@ -164,10 +165,8 @@ def write_record(workdir: pathlib.Path, experiment: Experiment) -> None:
     'data': {name: getattr(experiment.dataset, name) for name in SHAPE},
     'provenance': provenance(),
   }
-  workdir.mkdir(parents=True, exist_ok=True)
-  part = workdir / 'config.tmp'
-  part.write_text(json.dumps(record, indent=2) + '\n')
-  os.replace(part, workdir / 'config.json')
+  with whole(workdir / 'config.json') as part:
+    part.write_text(json.dumps(record, indent=2) + '\n')
 
 
 def initial_params(experiment: Experiment) -> dict[str, Any] | None:
