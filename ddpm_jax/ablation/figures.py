@@ -165,7 +165,12 @@ def line_style(variant: int) -> dict[str, Any]:
 
 def wrapped(label: str) -> str:
   """A long label in lines."""
-  return textwrap.fill(label, 30)
+  return plain(textwrap.fill(label, 30))
+
+
+def plain(text: str) -> str:
+  """Text for matplotlib to show as it is: between two dollars it would read mathematics."""
+  return text.replace('$', r'\$')
 
 
 def legend_height(count: int) -> float:
@@ -197,7 +202,7 @@ def render(panels: Sequence[Panel], theme: Theme, width: float = 4.3) -> bytes:
     dress(axes, theme)
     panel.draw(axes, theme)
     if not alone:
-      axes.set_title(panel.title, loc='left', fontsize=9, color=theme.ink)
+      axes.set_title(plain(panel.title), loc='left', fontsize=9, color=theme.ink)
     if names := axes.get_legend_handles_labels()[1]:
       below = {'loc': 'upper center', 'bbox_to_anchor': (0.5, -0.2), 'ncols': 2}
       spot: dict[str, Any] = below if len(names) > FEW else {}

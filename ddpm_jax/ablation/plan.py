@@ -239,14 +239,17 @@ def load_plan(workdir: pathlib.Path) -> Plan:
     rows = record['variants']
     variants = tuple(tupled(row['overrides']) for row in rows)
     configs = tuple(from_json(row['config']) for row in rows)
-    return Plan(workdir, variants, configs, record['seeds'], record['seconds'])
+    seeds, seconds = record['seeds'], record['seconds']
+    if not isinstance(seeds, int) or not isinstance(seconds, (int, float, type(None))):
+      raise TypeError(f'seeds {seeds!r} and seconds {seconds!r} are no numbers')
+    return Plan(workdir, variants, configs, seeds, seconds)
   except FileNotFoundError:
     raise InputError(
       f'{workdir}: holds no sweep yet; start one with --config=FILE and --vary or sweep()'
     ) from None
   except InputError as error:
     raise InputError(f'{path}: {error}') from error
-  except (OSError, ValueError, KeyError, TypeError) as error:
+  except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
     raise InputError(f'{path}: cannot be read ({error})') from error
 
 

@@ -122,12 +122,12 @@ def conditional_bits(law: Gaussian, test: np.ndarray, num_levels: int) -> np.nda
     shared = loadings @ spread
     factor = np.linalg.cholesky(shared @ loadings.T + np.diag(law.noise[part]))
     residual = levels - law.mean[part] - center @ loadings.T
-    y = solve_triangular(factor, residual.T, lower=True).T
+    y = np.asarray(solve_triangular(factor, residual.T, lower=True)).T
     half = 0.5 / np.diag(factor)
     lower = np.where(levels == 0, -np.inf, y - half)
     upper = np.where(levels == num_levels - 1, np.inf, y + half)
     nats -= log_mass(lower, upper).sum(axis=1)
-    gain = solve_triangular(factor, shared, lower=True)
+    gain = np.asarray(solve_triangular(factor, shared, lower=True))
     center += y @ gain
     spread -= gain.T @ gain
   return nats / test.shape[1] / math.log(2)
