@@ -1,12 +1,33 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and what is said where they cannot be."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import json
+import math
 import os
 import pathlib
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ddpm_jax.errors import InputError
+
+ROOM = 'make room, and give the same command again'
+PLACE = 'name a folder that can be written'
+# What a disk answers that takes no more, and what then helps.
+REFUSALS = {
+  errno.ENOSPC: ROOM,
+  errno.EDQUOT: ROOM,
+  errno.EFBIG: ROOM,
+  errno.EROFS: PLACE,
+  errno.EACCES: PLACE,
+  errno.EPERM: PLACE,
+}
+# As the system says it; the libraries that write checkpoints pass on its words alone.
+FULL = re.compile('|'.join(os.strerror(code) for code, mend in REFUSALS.items() if mend == ROOM))
 
 
 @contextlib.contextmanager
@@ -16,11 +37,66 @@ def whole(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
   Whoever reads `path` finds what was there before or all of what was written, even where the disk
   is full or the process is killed. Missing folders are made. The path given has the same name, so
   that a library which chooses a format by the suffix chooses the same one.
+
+  Raises:
+    OSError: the file cannot be written; its `filename` is `path`.
   """
   path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  # A folder of its own: nothing that lists the parent by a pattern finds the unfinished file.
-  with tempfile.TemporaryDirectory(prefix='.unfinished-', dir=path.parent) as folder:
-    part = pathlib.Path(folder) / path.name
-    yield part
-    os.replace(part, path)
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A folder of its own: nothing that lists the parent by a pattern finds the unfinished file.
+    with tempfile.TemporaryDirectory(prefix='.unfinished-', dir=path.parent) as folder:
+      part = pathlib.Path(folder) / path.name
+      yield part
+      os.replace(part, path)
+  except OSError as error:
+    if error.errno is None:
+      raise
+    raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def refusal(error: OSError) -> str | None:
+  """One line that says what a disk refused and the mend; None where it is another error."""
+  mend = REFUSALS.get(error.errno or 0)
+  return f'{error.filename or "a file"}: {error.strerror}; {mend}' if mend else None
+
+
+def check_writable(folder: pathlib.Path, field: str) -> None:
+  """Makes a folder; raises InputError naming the field where it cannot be written."""
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+      file.write(bytes(4096))  # a full disk still makes an empty file
+      file.flush()
+  except OSError as error:
+    raise InputError(f'{field}: {folder} cannot be written ({error.strerror})') from error
+
+
+def write_json(path: str | os.PathLike[str], tree: Any) -> None:
+  """Writes figures as JSON, whole or not at all.
+
+  A number that is not finite is null: the format has no word for it.
+  """
+  with whole(path) as part:
+    part.write_text(json.dumps(finite(tree), indent=2, allow_nan=False) + '\n')
+
+
+def finite(tree: Any) -> Any:
+  """A tree of dicts and lists with None for every number that is not finite."""
+  if isinstance(tree, Mapping):
+    return {key: finite(value) for key, value in tree.items()}
+  if isinstance(tree, (list, tuple)):
+    return [finite(value) for value in tree]
+  return None if isinstance(tree, float) and not math.isfinite(tree) else tree
+
+
+def read_json(path: pathlib.Path) -> Any:
+  """What a file of JSON holds.
+
+  Raises:
+    InputError: it is not there, or is torn; the message names it.
+  """
+  try:
+    return json.loads(path.read_text(encoding='utf-8'))
+  except (OSError, ValueError, RecursionError) as error:
+    raise InputError(f'{path}: cannot be read ({error})') from error

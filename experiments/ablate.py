@@ -26,12 +26,13 @@ from ddpm_jax.ablation import figures as plots
 from ddpm_jax.ablation.cell import run_cell
 from ddpm_jax.ablation.page import make_page, write_page
 from ddpm_jax.ablation.plan import Cell, Plan, load_plan, make_plan, naming, save_plan
-from ddpm_jax.ablation.results import make_figures, read_finished, write_csv
+from ddpm_jax.ablation.results import left_out, make_figures, read_finished, write_csv
 from ddpm_jax.ablation.runners import LOG, here, lines, pinned, shared, submit, workers
 from ddpm_jax.ablation.sweep import Sweep, split_values
 from ddpm_jax.ablation.table import LEGEND, make_table
 from ddpm_jax.errors import InputError, unknown
 from ddpm_jax.evaluation.bits import BITS
+from ddpm_jax.files import check_writable
 from ddpm_jax.training import backend, build
 from ddpm_jax.training.parallel import check_batch_size
 from experiments import cli
@@ -67,6 +68,7 @@ def main() -> None:
   plan = planned(workdir) if CONFIG.value else continued(workdir)
   baseline = chosen_baseline(plan)
   check(plan, alone=not elsewhere)
+  check_writable(workdir, '--workdir')
   save_plan(plan)
   missing = [cell for cell in plan.cells if not cell.done]
   if PRINT.value:
@@ -204,7 +206,7 @@ def tell(plan: Plan, baseline: int) -> None:
   page = write_page(workdir / 'report.html', make_page(plan, finished, figures, panels))
   if figures:
     rich.print(make_table(f'{len(finished)} of {len(plan.cells)} cells', figures))
-    print(LEGEND)
+    print('\n'.join([LEGEND, *left_out(finished)]))
   print('\n'.join(map(str, [workdir / 'results.csv', *pictures, page])))
 
 

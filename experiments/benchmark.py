@@ -13,7 +13,6 @@ Python, the network alone, and diffusers' pipeline.
 import contextlib
 import functools
 import importlib.util
-import json
 import os
 import pathlib
 import tempfile
@@ -27,6 +26,7 @@ from rich.table import Table
 
 from ddpm_jax import models
 from ddpm_jax.config import from_config_dict
+from ddpm_jax.files import check_writable, write_json
 from ddpm_jax.training import Experiment, backend, benchmark, build
 from ddpm_jax.training.experiment import init_params
 from ddpm_jax.training.flops import matmul_rate
@@ -51,6 +51,8 @@ def main() -> None:
   config = from_config_dict(CONFIG.value, cli.overrides())
   os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # leaves PyTorch its memory
   backend.prepare(config.training.deterministic)
+  if OUT.value:
+    check_writable(pathlib.Path(OUT.value).parent, '--out')
   with fresh_folder() as folder:
     if SAMPLING.value:
       figures = benchmark_sampling.measure(config, BLOCKS.value, why_no_torch())
@@ -62,7 +64,7 @@ def main() -> None:
   for table in tables:
     rich.print(table)
   if OUT.value:
-    pathlib.Path(OUT.value).write_text(json.dumps(figures, indent=2) + '\n')
+    write_json(OUT.value, figures)
 
 
 @contextlib.contextmanager

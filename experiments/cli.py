@@ -1,7 +1,7 @@
 """What every command shares: flags, errors in one line, exit codes.
 
-Exit codes: 0; 2 for bad input; 130 and 143 where Ctrl-C or SIGTERM ended it; 1, with a traceback,
-for anything else.
+Exit codes: 0; 2 for bad input; 130 and 143 where Ctrl-C or SIGTERM ended it; 1 where the disk is
+full or another host is lost, in one line, and with a traceback for anything else.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from ml_collections.config_flags import tuple_parser
 
 from ddpm_jax.bounds import describe
 from ddpm_jax.errors import Failed, InputError, Interrupted
+from ddpm_jax.files import refusal
 
 if TYPE_CHECKING:  # it imports JAX
   from ddpm_jax.config import Config
@@ -168,6 +169,10 @@ def exit_code(main: Callable[[], None]) -> int:
     return complain(error, 2)
   except Failed as error:
     return complain(error, 1)
+  except OSError as error:
+    if line := refusal(error):
+      return complain(line, 1)
+    raise
   except Interrupted as error:
     return complain(error, 128 + error.signum)
   except KeyboardInterrupt:

@@ -2,23 +2,29 @@
 
   python -m experiments.evaluate --workdir=runs/digits
 
-Reads samples.npz of experiments.sample; where those are guided, draws as many without guidance
-(samples_unguided.npz, samples/samples_unguided.png). Writes report.json.
+Reads samples.npz of experiments.sample, or what --samples names. Where those are free and guided,
+draws as many without guidance (samples_unguided.npz, samples/samples_unguided.png). Writes
+report.json, part by part: what was found stays where a later part fails. A figure that cannot be
+had is left out, null in the file, with its reason.
 """
 
 import dataclasses
-import json
+import functools
+import math
 import pathlib
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import rich
 from absl import flags
 
 from ddpm_jax.errors import InputError
 from ddpm_jax.evaluation import bits, evidence, report
+from ddpm_jax.evaluation.available import Figures, Unavailable, collect, merge
 from ddpm_jax.evaluation.batching import evenly
 from ddpm_jax.evaluation.gallery import COLUMNS, by_class
-from ddpm_jax.evaluation.likelihood import split_bits
+from ddpm_jax.evaluation.likelihood import Bits, split_bits
 from ddpm_jax.evaluation.progress import progress
 from ddpm_jax.evaluation.sampling import (
   Samples,
@@ -26,11 +32,13 @@ from ddpm_jax.evaluation.sampling import (
   load_samples,
   save_samples,
 )
+from ddpm_jax.files import check_writable, write_json
 from ddpm_jax.training import Experiment, Run, backend, build, hosts, load_run
 from ddpm_jax.training.pictures import grid, write_png
 from experiments import cli
 
 WORKDIR = flags.DEFINE_string('workdir', None, "The run's folder.", required=True)
+SAMPLES = flags.DEFINE_string('samples', None, "The samples' file; unset: the run's samples.npz.")
 HOSTS = cli.host_flags()
 LIKELIHOOD = flags.DEFINE_list(
   'likelihood',
@@ -54,48 +62,77 @@ def main() -> None:
   cli.join()
   workdir = pathlib.Path(WORKDIR.value)
   run = load_run(workdir)
-  samples = current_samples(workdir, run)
-  experiment = build(run.config)
-  real = report.read_real(experiment.dataset)
-  figures = {
-    'dataset': experiment.dataset.name,
-    'step': run.step,
-    'samples': [
-      report.sample_figures(group, real) for group in (samples, *unguided(workdir, run, samples))
-    ],
-    'real': report.real_figures(real),
-    'loss': run.config.loss.name,
-    'bits_per_dim': bits_figures(experiment, run, workdir),
-    'baselines': report.baseline_figures(experiment.dataset),
-  }
+  file = workdir / 'samples.npz' if SAMPLES.value is None else pathlib.Path(SAMPLES.value)
+  samples = current_samples(file, workdir, run)
+  experiment, path = build(run.config), workdir / 'report.json'
+  with hosts.together():
+    if hosts.is_first():
+      check_writable(workdir / 'samples', '--workdir')
+  hosts.say(f'{file}: {samples}, drawn at step {run.step}')
+  figures: Figures = {'dataset': experiment.dataset.name, 'step': run.step, 'file': str(file)}
+  figures |= {'loss': run.config.loss.name, 'finished': False}
+  for name, part in parts(experiment, run, workdir, samples):
+    figures |= {name: part, 'finished': name == 'baselines'}
+    if hosts.is_first():
+      write_json(path, figures)
   if not hosts.is_first():
     return
-  path = workdir / 'report.json'
-  path.write_text(json.dumps(figures, indent=2) + '\n')
-  title = f'{experiment.dataset.name}, step {run.step}, averaged parameters'
+  title = f'{experiment.dataset.name}, step {run.step}, averaged parameters: {samples}'
   rich.print(report.make_table(title, figures))
   print(report.notes(figures))
-  pictures = [*sorted((workdir / 'samples').glob('*s.png')), path]
-  print('\n'.join(map(str, pictures)))
+  print('\n'.join(map(str, [*pictures(file, workdir), path])))
   print(f'reported in {time.monotonic() - start:.0f} s')
 
 
-def current_samples(workdir: pathlib.Path, run: Run) -> Samples:
-  """The run's samples; raises InputError where they are of another checkpoint than its newest."""
-  path = workdir / 'samples.npz'
-  samples = load_samples(path)
-  step = samples.record['step']
+def parts(
+  experiment: Experiment, run: Run, workdir: pathlib.Path, samples: Samples
+) -> Iterator[tuple[str, Any]]:
+  """The parts of the report, each as it is found; the likelihoods again with each further one."""
+  real = report.read_real(experiment.dataset)
+  groups = (samples, *unguided(workdir, run, samples))
+  yield 'samples', [report.sample_figures(group, real) for group in groups]
+  yield 'real', report.real_figures(real)
+  for found in bits_figures(experiment, run, workdir):
+    yield 'bits_per_dim', found
+  yield 'baselines', report.baseline_figures(experiment.dataset)
+
+
+def pictures(file: pathlib.Path, workdir: pathlib.Path) -> list[pathlib.Path]:
+  """Those that there are of what the report is of."""
+  drawn = file.parent / 'samples' / f'{file.stem}.png'
+  others = (workdir / 'samples' / f'{name}.png' for name in ('samples_unguided', 'reconstructions'))
+  return [path for path in (drawn, *others) if path.exists()]
+
+
+def current_samples(file: pathlib.Path, workdir: pathlib.Path, run: Run) -> Samples:
+  """The samples in a file.
+
+  Raises:
+    InputError: it cannot be read, or they are of another checkpoint than the run's newest, or of
+      another shape than its images.
+  """
+  samples = load_samples(file, workdir)
+  step, shape = samples.record['step'], run.experiment.dataset.image_shape
   if step != run.step:
     raise InputError(
-      f'{path}: drawn at step {step}, but the run is at {run.step}; draw anew by '
+      f'{file}: drawn at step {step}, but the run is at {run.step}; draw anew by '
       f'python -m experiments.sample --workdir={workdir}'
+    )
+  if samples.images.shape[1:] != shape:
+    raise InputError(
+      f'{file}: holds pictures of shape {samples.images.shape[1:]}, but those of {workdir} are of '
+      f'{shape}; name a file of this run'
     )
   return samples
 
 
 def unguided(workdir: pathlib.Path, run: Run, samples: Samples) -> list[Samples]:
-  """As many samples from the same noise without guidance; none where the others are without."""
-  if samples.labels is None or samples.record['sampler']['guidance'] == 1:
+  """As many free samples from the same noise without guidance, beside free ones that have it.
+
+  None beside those drawn from a picture: that they are would be the difference, not the guidance.
+  """
+  guided = samples.labels is not None and samples.record['sampler']['guidance'] != 1
+  if not guided or not samples.free:
     return []
   sampler = dataclasses.replace(run.config.sampler, **samples.record['sampler'] | {'guidance': 1.0})
   config = dataclasses.replace(run.config, sampler=sampler)
@@ -142,24 +179,31 @@ def autoencoder_bits(experiment: Experiment, run: Run, workdir: pathlib.Path) ->
 BITS = {'denoiser': denoiser_bits, 'autoencoder': autoencoder_bits}
 
 
-def bits_figures(experiment: Experiment, run: Run, workdir: pathlib.Path) -> report.Figures:
-  """The test split's bits/dim by every measure, and how each was found."""
-  config, dataset = experiment.config, experiment.dataset
-  given = ', given the label' if dataset.num_classes is not None else ''
-  found = {}
+def bits_figures(experiment: Experiment, run: Run, workdir: pathlib.Path) -> Iterator[Figures]:
+  """The test split's bits/dim by every measure, and how each was found: all so far, after each."""
+  found: Figures = {}
   for name, (measure, how) in BITS[experiment.kind.name](experiment, run, workdir).items():
-    with progress(f'test bits/dim, {name}', 2 * len(dataset.test)) as advance:
-      estimate = split_bits(
-        measure,
-        run.params,
-        dataset.test,
-        seed=config.seed,
-        batch_size=config.evaluation.batch_size,
-        advance=advance,
-      )
-    how = f'{how}, {estimate.replicates} replicates{given}'
-    found[name] = {**estimate._asdict(), 'how': how}
-  return found
+    make = functools.partial(measured_bits, experiment, run, name, measure, how)
+    found = merge(found, collect({name: make}))
+    yield found
+
+
+def measured_bits(experiment: Experiment, run: Run, name: str, measure: Bits, how: str) -> Figures:
+  """The test split's bits/dim by one measure."""
+  config, dataset = experiment.config, experiment.dataset
+  with progress(f'test bits/dim, {name}', 2 * len(dataset.test)) as advance:
+    estimate = split_bits(
+      measure,
+      run.params,
+      dataset.test,
+      seed=config.seed,
+      batch_size=config.evaluation.batch_size,
+      advance=advance,
+    )
+  if not math.isfinite(estimate.mean):
+    raise Unavailable(f'their mean over the images is {estimate.mean}')
+  given = ', given the label' if dataset.num_classes is not None else ''
+  return {**estimate._asdict(), 'how': f'{how}, {estimate.replicates} replicates{given}'}
 
 
 if __name__ == '__main__':

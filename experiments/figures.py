@@ -20,6 +20,7 @@ from ddpm_jax.diffusion.bound import bound_term
 from ddpm_jax.diffusion.information import on_grid
 from ddpm_jax.diffusion.langevin import State, annealed, run, ula
 from ddpm_jax.diffusion.oracle import GaussianData, GaussianMixture, fractal
+from ddpm_jax.files import check_writable, whole
 from ddpm_jax.losses import WEIGHTS
 from ddpm_jax.samplers import ancestral, ddim, sample
 from experiments import cli
@@ -254,9 +255,10 @@ def over(f: Callable[[Array], Array], places: Array) -> Array:
 def main() -> None:
   """The command."""
   folder = pathlib.Path(FOLDER.value)
-  folder.mkdir(parents=True, exist_ok=True)
+  check_writable(folder, '--folder')
   for name, draw in FIGURES.items():
-    draw().savefig(folder / f'{name}.png', dpi=110)
+    with whole(folder / f'{name}.png') as part:
+      draw().savefig(part, dpi=110)
     print(folder / f'{name}.png')
 
 

@@ -6,11 +6,13 @@
   python -m experiments.sample --list
 
 The run's own sampler settings hold where no flag says otherwise. Writes samples.npz (arr_0 the
-uint8 images, arr_1 the labels), samples/samples.png, and with --animate samples/path.gif. Sample n
-depends on the seed, n and its class alone.
+uint8 images, arr_1 the labels), samples/samples.png, and with --animate samples/samples.gif. What
+begins with a picture is called image_to_image instead, what is drawn in a mask inpainting; or all
+are called as --out=FILE.npz says. Sample n depends on the seed, n and its class alone.
 """
 
 import dataclasses
+import hashlib
 import pathlib
 import time
 from typing import Any
@@ -29,11 +31,13 @@ from ddpm_jax.evaluation.gallery import COLUMNS, by_class
 from ddpm_jax.evaluation.progress import progress
 from ddpm_jax.evaluation.report import times
 from ddpm_jax.evaluation.sampling import (
+  KINDS,
   Samples,
   draw_path,
   draw_samples,
   save_samples,
 )
+from ddpm_jax.files import check_writable
 from ddpm_jax.training import Run, backend, hosts, load_run
 from ddpm_jax.training.denoising import Picture
 from ddpm_jax.training.pictures import ROWS, grid, write_gif, write_png
@@ -61,8 +65,13 @@ INIT_IMAGE = flags.DEFINE_string('init_image', None, 'A picture to begin with.')
 STRENGTH = flags.DEFINE_float('strength', None, 'Share of the times to go through from it.')
 MASK = flags.DEFINE_string('mask', None, 'Where to draw anew in it: white; black is kept.')
 RESAMPLE = flags.DEFINE_integer(
-  'resample', 1, "RePaint's repetitions of each step.", lower_bound=1, upper_bound=1000
+  'resample',
+  None,
+  "RePaint's repetitions of each step; unset: 1.",
+  lower_bound=1,
+  upper_bound=1000,
 )
+OUT = flags.DEFINE_string('out', None, "The .npz file to write; unset: one in the run's folder.")
 HOSTS = cli.host_flags()
 ANIMATE = flags.DEFINE_bool('animate', False, 'Write the way from noise to samples as a GIF.')
 
@@ -85,7 +94,15 @@ def main() -> None:
   experiment = run.rebuild(config)
   num = config.evaluation.num_samples
   labels, picture = chosen_labels(run, num), chosen_picture(run)
+  out = chosen_out(workdir, kind_of(picture))
   evaluations = experiment.kind.evaluations(experiment, *([picture] if picture else []))
+  record = {
+    'step': run.step,
+    'seed': config.seed,
+    'evaluations': evaluations,
+    'sampler': dataclasses.asdict(config.sampler),
+    **picture_record(picture),
+  }
   with progress('samples', num) as advance:
     images = draw_samples(
       experiment,
@@ -99,25 +116,36 @@ def main() -> None:
     )
   if not hosts.is_first():
     return
-  record = {
-    'step': run.step,
-    'seed': config.seed,
-    'evaluations': evaluations,
-    'sampler': dataclasses.asdict(config.sampler),
-  }
-  save_samples(workdir / 'samples.npz', Samples(images, labels, record))
-  write_png(workdir / 'samples' / 'samples.png', grid(by_class(images, labels), COLUMNS))
+  samples = Samples(images, labels, record)
+  save_samples(out, samples)
+  write_png(shown(out, 'png'), grid(by_class(images, labels), COLUMNS))
   print(
-    f'{num} samples, {experiment.kind.describe(experiment)}: {times(evaluations)} '
-    f'for each, in {time.monotonic() - start:.0f} s\n'
-    f'{workdir / "samples.npz"}\n{workdir / "samples" / "samples.png"}'
+    f'{samples}, {experiment.kind.describe(experiment)}: {times(evaluations)} '
+    f'for each, in {time.monotonic() - start:.0f} s\n{out}\n{shown(out, "png")}'
   )
   if ANIMATE.value:
     options = {'picture': picture} if picture else {}
-    shown = min(num, ROWS * COLUMNS)
-    path = draw_path(experiment, run.params, labels, shown, **options)
-    write_gif(workdir / 'samples' / 'path.gif', [grid(frame, COLUMNS) for frame in path])
-    print(workdir / 'samples' / 'path.gif')
+    path = draw_path(experiment, run.params, labels, min(num, ROWS * COLUMNS), **options)
+    write_gif(shown(out, 'gif'), [grid(frame, COLUMNS) for frame in path])
+    print(shown(out, 'gif'))
+
+
+def chosen_out(workdir: pathlib.Path, kind: str) -> pathlib.Path:
+  """The file to write, once it is known that it and the pictures beside it can be written."""
+  out = workdir / f'{KINDS[kind][0]}.npz' if OUT.value is None else pathlib.Path(OUT.value)
+  if out.suffix != '.npz' or out.is_dir():
+    raise InputError(f"--out: '{OUT.value}' is not the name of an .npz file, as new.npz")
+  field = '--workdir' if OUT.value is None else '--out'
+  with hosts.together():
+    if hosts.is_first():
+      check_writable(out.parent, field)
+      check_writable(shown(out, 'png').parent, field)
+  return out
+
+
+def shown(out: pathlib.Path, suffix: str) -> pathlib.Path:
+  """The picture of the samples in a file, beside it."""
+  return out.parent / 'samples' / f'{out.stem}.{suffix}'
 
 
 def overridden(run: Run) -> Config:
@@ -143,10 +171,12 @@ def put(branch: dict[str, Any], **typed: flags.FlagHolder) -> None:
 def chosen_picture(run: Run) -> Picture | None:
   """The picture to begin with, and its mask."""
   if INIT_IMAGE.value is None:
-    wanting = [f for f in (MASK, STRENGTH) if f.value is not None]
+    wanting = [f for f in (MASK, STRENGTH, RESAMPLE) if f.value is not None]
     if wanting:
       raise InputError(f'--{wanting[0].name}: of which picture? give --init_image too')
     return None
+  if MASK.value is None and RESAMPLE.value is not None:
+    raise InputError('--resample: repeats the steps around a mask; give --mask too')
   if run.experiment.kind.name != 'denoiser':
     raise InputError('--init_image: an autoencoder has no path to begin on')
   shape = run.experiment.dataset.image_shape
@@ -160,7 +190,29 @@ def chosen_picture(run: Run) -> Picture | None:
   strength = usual if STRENGTH.value is None else STRENGTH.value
   if not 0 < strength <= 1:
     raise InputError(f'--strength: {strength} is outside (0, 1]')
-  return Picture(image, mask, strength, RESAMPLE.value)
+  return Picture(image, mask, strength, RESAMPLE.value or 1)
+
+
+def kind_of(picture: Picture | None) -> str:
+  """What the samples are, a key of KINDS."""
+  if picture is None:
+    return 'free'
+  return 'image_to_image' if picture.mask is None else 'inpainting'
+
+
+def picture_record(picture: Picture | None) -> dict[str, Any]:
+  """What a record says of the picture: its file and its mask's, each with its hash, and how."""
+  kind = {'kind': kind_of(picture)}
+  if picture is None:
+    return kind
+  files = {'init_image': INIT_IMAGE.value, 'mask': MASK.value}
+  named = {name: path and {'path': path, 'sha256': sha256(path)} for name, path in files.items()}
+  return {**kind, **named, 'strength': picture.strength, 'resample': picture.resample}
+
+
+def sha256(path: str) -> str:
+  """The hash of a file."""
+  return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
 
 
 def chosen_labels(run: Run, num: int) -> np.ndarray | None:

@@ -4,12 +4,11 @@
 
 Draws samples with each sampler at each budget, unguided and over one grid, and measures their
 distance from the held-out images in the features of a classifier of the training images. Prints a
-table; writes tradeoff.json and tradeoff.png to the run's folder. A run that is started again goes
-on with what is missing.
+table; writes tradeoff.json, cell by cell, and tradeoff.png to the run's folder. A run that is
+started again goes on with what is missing.
 """
 
 import dataclasses
-import json
 import pathlib
 
 import numpy as np
@@ -18,11 +17,15 @@ from absl import flags
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from ddpm_jax.ablation.figures import plain
+from ddpm_jax.data import Dataset
 from ddpm_jax.errors import InputError, choose
 from ddpm_jax.evaluation import report
+from ddpm_jax.evaluation.available import Unavailable
 from ddpm_jax.evaluation.distances import DISTANCES, Features, Measured, measured
 from ddpm_jax.evaluation.progress import progress
 from ddpm_jax.evaluation.sampling import draw_samples
+from ddpm_jax.files import check_writable, read_json, whole, write_json
 from ddpm_jax.samplers import SAMPLERS
 from ddpm_jax.training import Experiment, Run, backend, build, load_run
 from experiments import cli
@@ -46,11 +49,10 @@ def main() -> None:
   if run.experiment.kind.name != 'denoiser':
     raise InputError(f'{workdir}: an autoencoder has no samplers to compare')
   names = [name for name in SAMPLER.value if choose(SAMPLERS, name, '--samplers')]
-  real = report.read_real(build(run.config).dataset, REAL)
-  features = Features(real.train['image'], real.train['label'])
-  truth = features(real.test['image'])
   path = workdir / 'tradeoff.json'
-  rows: Rows = json.loads(path.read_text()) if path.exists() else {}
+  check_writable(workdir, '--workdir')
+  rows = read_rows(path)
+  features, truth, real = judge(build(run.config).dataset)
   cells = [(name, budget) for name in names for budget in map(read_budget, EVALUATIONS.value)]
   wanted = f'/{GRID.value}/{NUM.value} samples/step {run.step}'
   with progress('samplers at budgets', len(cells)) as advance:
@@ -62,13 +64,44 @@ def main() -> None:
           **{k: v for key, d in DISTANCES.items() for k, v in named(key, measured(d, x, truth))},
           'evaluations': found.kind.evaluations(found),
         }
-        path.write_text(json.dumps(rows, indent=2) + '\n')
+        write_json(path, rows)
       advance(1)
   rows = {place: row for place, row in rows.items() if row and place.endswith(wanted)}
-  real = measured(DISTANCES['frechet'], features(some(real.train['image'])), truth)
   rich.print(make_table(rows, real))
   draw_plot(rows, real, workdir / 'tradeoff.png')
   print(f'{path}\n{workdir / "tradeoff.png"}')
+
+
+def read_rows(path: pathlib.Path) -> Rows:
+  """What was found before; raises InputError where the file is torn or holds something else."""
+  rows = read_json(path) if path.exists() else {}
+  try:
+    cells = [cell for row in rows.values() for cell in row.values()]
+    numbers = [cell[key] for cell in cells for key in ('evaluations', 'frechet', 'frechet_error')]
+    sound = all(isinstance(number, (int, float)) for number in numbers)
+  except (AttributeError, KeyError, TypeError):
+    sound = False
+  if not sound:
+    raise InputError(f'{path}: holds no table of distances; remove it, and it is made anew')
+  return rows
+
+
+def judge(dataset: Dataset) -> tuple[Features, np.ndarray, Measured]:
+  """What reads images, what it reads of held-out ones, and how far training ones are from those.
+
+  Raises:
+    InputError: there are too few classes or images for that.
+  """
+  real = report.read_real(dataset, REAL)
+  try:
+    features = Features(real.train['image'], real.train['label'])
+    truth = features(real.test['image'])
+    near = measured(DISTANCES['frechet'], features(some(real.train['image'])), truth)
+  except Unavailable as error:
+    raise InputError(
+      f"{dataset.name}: cannot be judged by a classifier's features: {error}"
+    ) from error
+  return features, truth, near
 
 
 def read_budget(text: str) -> int:
@@ -149,7 +182,7 @@ def draw_plot(rows: Rows, real: Measured, path: pathlib.Path) -> None:
       [cell[key] for cell in cells] for key in ('evaluations', 'frechet', 'frechet_error')
     )
     style = {'linestyle': ('-', '--', ':')[number // 10 % 3], 'marker': 'o', 'markersize': 3}
-    axes.errorbar(x, y, error, label=place.split('/')[0], **style)
+    axes.errorbar(x, y, error, label=plain(place.split('/')[0]), **style)
   axes.axhline(real.value, color='gray', linewidth=0.8, label='real images')
   axes.set(xscale='log', yscale='log', xlabel='evaluations', ylabel='Fréchet distance of features')
   budgets = sorted({int(budget) for row in rows.values() for budget in row})
@@ -158,7 +191,8 @@ def draw_plot(rows: Rows, real: Measured, path: pathlib.Path) -> None:
   axes.legend(
     fontsize='x-small', ncols=2, handlelength=4, loc='center left', bbox_to_anchor=(1.0, 0.5)
   )
-  figure.savefig(path, dpi=120)
+  with whole(path) as part:
+    figure.savefig(part, dpi=120)
 
 
 if __name__ == '__main__':

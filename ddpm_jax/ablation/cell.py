@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
-import json
+import math
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 
-from ddpm_jax.ablation.metrics import measure
-from ddpm_jax.ablation.plan import RESULT, Cell, write_json
+from ddpm_jax.ablation.metrics import measure, place
+from ddpm_jax.ablation.plan import RESULT, Cell
 from ddpm_jax.config import Config
+from ddpm_jax.errors import InputError
+from ddpm_jax.evaluation.available import LEFT_OUT
+from ddpm_jax.files import read_json, write_json
 from ddpm_jax.training import build, train
 from ddpm_jax.training.benchmark import Bare, block_length
 from ddpm_jax.training.parallel import PARALLEL
@@ -37,13 +40,34 @@ def run_cell(cell: Cell, seconds: float | None = None) -> None:
       return
     config = cell.config if seconds is None else paced(cell, seconds)
     train(config, cell.folder)
-    result = {'steps': config.training.num_steps, 'metrics': measure(config, cell.folder)}
+    metrics = measure(config, cell.folder)
+    reasons = metrics.pop(LEFT_OUT, {})
+    result = {'steps': config.training.num_steps, 'metrics': metrics, LEFT_OUT: reasons}
     write_json(cell.folder / RESULT, result)
 
 
 def read_result(cell: Cell) -> dict[str, Any] | None:
-  """{'steps', 'metrics'}, or None where the cell is not done."""
-  return json.loads((cell.folder / RESULT).read_text()) if cell.done else None
+  """{'steps', 'metrics', 'left_out'}, or None where the cell is not done.
+
+  A figure that could not be had is nan, so that no mean over seeds passes over it in silence.
+
+  Raises:
+    InputError: the file is torn, or holds something else.
+  """
+  if not cell.done:
+    return None
+  path = cell.folder / RESULT
+  found = read_json(path)
+  try:
+    metrics = found['metrics'].items()
+    values = {name: math.nan if value is None else float(value) for name, value in metrics}
+    reasons = {str(name): str(why) for name, why in found.get(LEFT_OUT, {}).items()}
+    sorted(values, key=place)  # fails for the name of no figure
+    return {'steps': int(found['steps']), 'metrics': values, LEFT_OUT: reasons}
+  except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+    raise InputError(
+      f'{path}: holds no figures of a cell; remove it, and the same command measures the cell anew'
+    ) from error
 
 
 @contextlib.contextmanager
@@ -66,7 +90,7 @@ def paced(cell: Cell, seconds: float) -> Config:
     write_json(
       path, {'steps': max(1, round(seconds / step_seconds(cell.config, min(3.0, seconds))))}
     )
-  steps = json.loads(path.read_text())['steps']
+  steps = read_json(path)['steps']
   return dataclasses.replace(
     cell.config, training=dataclasses.replace(cell.config.training, num_steps=steps)
   )

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure as Canvas
 
 from ddpm_jax.ablation.plan import Plan
 from ddpm_jax.ablation.results import Figure, difference
+from ddpm_jax.files import whole
 from ddpm_jax.training import metrics
 
 # Okabe and Ito's colors, which the color-blind tell apart; their black would vanish in the dark.
@@ -164,7 +165,12 @@ def line_style(variant: int) -> dict[str, Any]:
 
 def wrapped(label: str) -> str:
   """A long label in lines."""
-  return textwrap.fill(label, 30)
+  return plain(textwrap.fill(label, 30))
+
+
+def plain(text: str) -> str:
+  """Text for matplotlib to show as it is: between two dollars it would read mathematics."""
+  return text.replace('$', r'\$')
 
 
 def legend_height(count: int) -> float:
@@ -196,7 +202,7 @@ def render(panels: Sequence[Panel], theme: Theme, width: float = 4.3) -> bytes:
     dress(axes, theme)
     panel.draw(axes, theme)
     if not alone:
-      axes.set_title(panel.title, loc='left', fontsize=9, color=theme.ink)
+      axes.set_title(plain(panel.title), loc='left', fontsize=9, color=theme.ink)
     if names := axes.get_legend_handles_labels()[1]:
       below = {'loc': 'upper center', 'bbox_to_anchor': (0.5, -0.2), 'ncols': 2}
       spot: dict[str, Any] = below if len(names) > FEW else {}
@@ -220,5 +226,6 @@ def dress(axes: Axes, theme: Theme) -> None:
 def write_png(path: pathlib.Path, panels: Sequence[Panel]) -> list[pathlib.Path]:
   """The panels in one file; none where there are none."""
   if panels:
-    path.write_bytes(render(panels, LIGHT, 6.5))
+    with whole(path) as part:
+      part.write_bytes(render(panels, LIGHT, 6.5))
   return [path] if panels else []

@@ -17,8 +17,9 @@ from ddpm_jax import data
 from ddpm_jax.config import Config
 from ddpm_jax.config.settings import Choice
 from ddpm_jax.evaluation import report
+from ddpm_jax.evaluation.available import Figures, Unavailable, collect, merge
 from ddpm_jax.evaluation.bits import BITS
-from ddpm_jax.evaluation.distances import DISTANCES, Features
+from ddpm_jax.evaluation.distances import DISTANCES, Distance, Features
 from ddpm_jax.evaluation.gallery import COLUMNS, by_class
 from ddpm_jax.evaluation.gradients import gradient_noise
 from ddpm_jax.evaluation.likelihood import split_bits
@@ -68,6 +69,16 @@ def metric(name: str) -> Metric:
   return found._replace(title=f'{found.title}, {part}') if part else found
 
 
+def place(name: str) -> tuple[int, int]:
+  """Where the figure stands among others: in the order of METRICS, bins from noise to data.
+
+  Raises:
+    ValueError: there is no such figure.
+  """
+  group, _, part = name.partition('/')
+  return list(METRICS).index(group), int(part.split(' ')[0]) if group == 'eps_mse' else 0
+
+
 class Trained(NamedTuple):
   """A trained cell: its experiment, bound to the schedule that it learned; its averages."""
 
@@ -76,30 +87,33 @@ class Trained(NamedTuple):
   workdir: pathlib.Path
 
 
-def measure(config: Config, workdir: pathlib.Path) -> dict[str, float]:
-  """Every figure of the run in a folder; also draws a grid of its samples there."""
+def measure(config: Config, workdir: pathlib.Path) -> Figures:
+  """Every figure of the run in a folder; also draws a grid of its samples there.
+
+  One that cannot be had is None, and its reason is under LEFT_OUT.
+  """
   experiment = build(config)
   _, params = load_params(experiment, workdir)
   trained = Trained(bind_schedule(experiment, params), params['network'], workdir)
-  found: dict[str, float] = {}
-  for part in MEASURES:
-    found |= part(trained)
-  return found
+  return merge(*(part(trained) for part in MEASURES))
 
 
-def bits(trained: Trained) -> dict[str, float]:
+def bits(trained: Trained) -> Figures:
   """The test split's bits/dim by each of the config's likelihoods."""
   experiment = trained.experiment
   config, test = experiment.config, experiment.dataset.test
   measures = BITS[experiment.kind.name](experiment)
   options = {'seed': config.seed, 'batch_size': config.evaluation.batch_size}
-  return {
-    f'bits_per_dim/{name}': split_bits(of_batch, trained.params, test, **options).mean
-    for name, (of_batch, _) in measures.items()
-  }
+
+  def mean(of_batch: Any) -> float:
+    return split_bits(of_batch, trained.params, test, **options).mean
+
+  return collect(
+    {f'bits_per_dim/{name}': functools.partial(mean, of) for name, (of, _) in measures.items()}
+  )
 
 
-def samples(trained: Trained) -> dict[str, float]:
+def samples(trained: Trained) -> Figures:
   """Distances of samples from the test split in a classifier's features; shares read as asked."""
   experiment = trained.experiment
   config = experiment.config
@@ -108,19 +122,23 @@ def samples(trained: Trained) -> dict[str, float]:
   options = {'seed': config.seed, 'batch_size': config.evaluation.batch_size}
   images = draw_samples(experiment, trained.params, num, labels, **options)
   write_png(trained.workdir / GRID, grid(by_class(images, labels), COLUMNS))
-  judge = judge_of(config.dataset)
-  floats = report.floats(images, 256)
-  found = {}
-  if judge.features:
-    x = judge.features(floats)
-    found |= {name: distance(x, judge.truth) for name, distance in DISTANCES.items()}
-  if judge.real.classifier and labels is not None:
-    found['read_as_asked'] = judge.real.classifier.accuracy(floats, labels).mean
-  return found
+  judge, floats = judge_of(config.dataset), report.floats(images, 256)
+  if not judge.real.labeled:
+    return {}
+
+  def far(distance: Distance) -> float:
+    if judge.features is None:
+      raise Unavailable(judge.real.unread)
+    return distance(judge.features(floats), judge.truth)
+
+  found = {name: functools.partial(far, distance) for name, distance in DISTANCES.items()}
+  if labels is not None:
+    found['read_as_asked'] = lambda: report.read_as(judge.real, floats, labels)['mean']
+  return collect(found)
 
 
 class Judge(NamedTuple):
-  """Real images and what was learned from them; no features where there are no classes."""
+  """Real images and what was learned from them; no features where there is no classifier."""
 
   real: report.Real
   features: Features | None
@@ -143,7 +161,7 @@ def make_judge(name: str, arguments: tuple[tuple[str, Any], ...]) -> Judge:
   return Judge(real, features, features(real.test['image']))
 
 
-def gradient(trained: Trained) -> dict[str, float]:
+def gradient(trained: Trained) -> Figures:
   """The training loss's `gradient_noise`, from the next minibatches of the run."""
   experiment, stream = trained.experiment, batches(trained.experiment)
   parallel = PARALLEL[experiment.config.parallel.mode](all_devices())
@@ -151,15 +169,17 @@ def gradient(trained: Trained) -> dict[str, float]:
   with Checkpoints(folder) as checkpoints:
     state, _ = begin(experiment, parallel, checkpoints, stream)
   seen = itertools.islice(stream, GRADIENTS)
-  return {'gradient_variance': gradient_noise(experiment, parallel, state, seen)}
+  return collect({'gradient_variance': lambda: gradient_noise(experiment, parallel, state, seen)})
 
 
-def levels(trained: Trained) -> dict[str, float]:
+def levels(trained: Trained) -> Figures:
   """A denoiser's held-out error in bins of log-SNR."""
-  if trained.experiment.kind.name != 'denoiser':
+  if trained.experiment.kind.name != 'denoiser' or not len(trained.experiment.dataset.test):
     return {}
   errors = make_bin_errors(trained.experiment)(trained.params)
-  return {f'eps_mse/{low} to {high}': value for (low, high), value in errors.items()}
+  return collect(
+    {f'eps_mse/{low} to {high}': lambda value=value: value for (low, high), value in errors.items()}
+  )
 
 
-MEASURES: tuple[Callable[[Trained], dict[str, float]], ...] = (bits, samples, gradient, levels)
+MEASURES: tuple[Callable[[Trained], Figures], ...] = (bits, samples, gradient, levels)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import pathlib
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -12,12 +11,14 @@ from typing import Any
 from ddpm_jax.ablation.figures import DARK, LIGHT, Panel, render
 from ddpm_jax.ablation.metrics import GRID
 from ddpm_jax.ablation.plan import Cell, Plan, differing
-from ddpm_jax.ablation.results import Figure, Finished, Row
+from ddpm_jax.ablation.results import Figure, Finished, Row, left_out
 from ddpm_jax.ablation.stylesheet import CSS
 from ddpm_jax.ablation.table import ARROWS
 from ddpm_jax.ablation.words import NONE, decimals, number, show_interval, show_mean
 from ddpm_jax.config import to_json
 from ddpm_jax.config.tree import leaves
+from ddpm_jax.errors import InputError
+from ddpm_jax.files import read_json, whole
 
 MEANINGS = {
   'bits/dim': 'of the held-out images, an upper bound on −log₂ P per pixel and channel; the part '
@@ -51,7 +52,7 @@ def make_page(
   parts = [
     header(plan, finished),
     section('What differs', differences(plan, finished)),
-    section('Results', results(main, plan), plots(panels['bars'])),
+    section('Results', results(main, plan), reasons(finished), plots(panels['bars'])),
     section('Learning curves', note(CURVES_NOTE), plots(panels['curves'])),
     section('Along the noise levels', levels(by_level), plots(panels['levels'])),
     section('Samples', samples(plan)),
@@ -90,7 +91,7 @@ def header(plan: Plan, finished: list[Finished]) -> str:
   ]
   lines = [
     f'<header><h1>{escape(heading(plan))}</h1>',
-    *(f'<p class="soft">{w}</p>' for w in words),
+    *(f'<p class="soft">{escape(w)}</p>' for w in words),
   ]
   have = {each.cell.name for each in finished}
   missing = [str(cell) for cell in plan.cells if cell.name not in have]
@@ -163,6 +164,11 @@ def results(figures: list[Figure], plan: Plan) -> str:
     for place, label in enumerate(plan.labels)
   ]
   return note(words) + make_table(['', *heads], rows)
+
+
+def reasons(finished: list[Finished]) -> str:
+  """Why figures are not there."""
+  return '\n'.join(note(escape(line)) for line in left_out(finished))
 
 
 def result(row: Row) -> str:
@@ -247,13 +253,17 @@ def footer(finished: list[Finished]) -> str:
   """The code and the machine, as the first cell's record has them."""
   if not finished:
     return ''
-  record = json.loads((finished[0].cell.folder / 'config.json').read_text())['provenance']
-  devices, versions = record['devices'], record['versions']
-  words = [
-    f'revision {record["git_revision"] or "unknown"}',
-    f'{devices["count"]} × {devices["kind"]}',
-    *(f'{name} {versions[name]}' for name in ('python', 'jax', 'flax', 'numpy')),
-  ]
+  path = finished[0].cell.folder / 'config.json'
+  try:
+    record = read_json(path)['provenance']
+    devices, versions = record['devices'], record['versions']
+    words = [
+      f'revision {record["git_revision"] or "unknown"}',
+      f'{devices["count"]} × {devices["kind"]}',
+      *(f'{name} {versions[name]}' for name in ('python', 'jax', 'flax', 'numpy')),
+    ]
+  except (InputError, KeyError, TypeError):
+    words = [f'{path} cannot be read: code and machine unknown']
   return f'<footer>{escape(" · ".join(words))}</footer>'
 
 
@@ -263,7 +273,7 @@ def embed(png: bytes) -> str:
 
 
 def write_page(path: pathlib.Path, page: str) -> pathlib.Path:
-  """Writes it, whole or not at all."""
-  part = path.with_suffix('.tmp')
-  part.write_text(page)
-  return part.replace(path)
+  """Writes it, whole or not at all; returns its path."""
+  with whole(path) as part:
+    part.write_text(page, encoding='utf-8', errors='backslashreplace')
+  return path

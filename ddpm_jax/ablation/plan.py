@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import os
 import pathlib
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ from ddpm_jax.ablation.sweep import Sweep, Variant
 from ddpm_jax.config import Config, from_json, to_json
 from ddpm_jax.config.tree import leaves
 from ddpm_jax.errors import InputError, unknown
+from ddpm_jax.files import whole
 
 RECORD = 'sweep.json'
 RESULT = 'result.json'
@@ -210,8 +210,8 @@ def save_plan(plan: Plan) -> None:
     refuse_other(load_plan(plan.workdir), plan)
   elif (plan.workdir / 'config.json').exists() or (plan.workdir / 'cells').exists():
     raise InputError(f'{plan.workdir}: holds no sweep but other files; give another --workdir')
-  plan.workdir.mkdir(parents=True, exist_ok=True)
-  write_json(path, as_json(plan))
+  with whole(path) as part:
+    part.write_text(json.dumps(as_json(plan), indent=2) + '\n')
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
@@ -239,14 +239,17 @@ def load_plan(workdir: pathlib.Path) -> Plan:
     rows = record['variants']
     variants = tuple(tupled(row['overrides']) for row in rows)
     configs = tuple(from_json(row['config']) for row in rows)
-    return Plan(workdir, variants, configs, record['seeds'], record['seconds'])
+    seeds, seconds = record['seeds'], record['seconds']
+    if not isinstance(seeds, int) or not isinstance(seconds, (int, float, type(None))):
+      raise TypeError(f'seeds {seeds!r} and seconds {seconds!r} are no numbers')
+    return Plan(workdir, variants, configs, seeds, seconds)
   except FileNotFoundError:
     raise InputError(
       f'{workdir}: holds no sweep yet; start one with --config=FILE and --vary or sweep()'
     ) from None
   except InputError as error:
     raise InputError(f'{path}: {error}') from error
-  except (OSError, ValueError, KeyError, TypeError) as error:
+  except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
     raise InputError(f'{path}: cannot be read ({error})') from error
 
 
@@ -282,10 +285,3 @@ def differing(a: Config, b: Config) -> list[str]:
     if (field in left, left.get(field)) != (field in right, right.get(field))
     and field.split('.')[0] not in FREE
   ]
-
-
-def write_json(path: pathlib.Path, tree: Any) -> None:
-  """Writes a file that is either whole or not there."""
-  part = path.with_suffix('.tmp')
-  part.write_text(json.dumps(tree, indent=2) + '\n')
-  os.replace(part, path)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 import pathlib
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from ddpm_jax.ablation.cell import read_result
-from ddpm_jax.ablation.metrics import METRICS, Metric, metric
+from ddpm_jax.ablation.metrics import Metric, metric, place
 from ddpm_jax.ablation.plan import Cell, Plan
 from ddpm_jax.ablation.statistics import Difference, Mean, mean_error, paired
+from ddpm_jax.files import whole
 
 Seeds = dict[int, float]
 
@@ -52,11 +52,12 @@ class Figure(NamedTuple):
 
 
 class Finished(NamedTuple):
-  """A cell that is done."""
+  """A cell that is done; a figure that could not be had is nan, and `left_out` says why."""
 
   cell: Cell
   steps: int
   metrics: dict[str, float]
+  left_out: dict[str, str]
 
 
 def read_finished(plan: Plan) -> list[Finished]:
@@ -64,19 +65,25 @@ def read_finished(plan: Plan) -> list[Finished]:
   found = []
   for cell in sorted(plan.cells, key=lambda cell: (cell.variant, cell.seed)):
     if result := read_result(cell):
-      found.append(Finished(cell, result['steps'], result['metrics']))
+      found.append(Finished(cell, **result))
   return found
 
 
 def names_of(finished: Iterable[Finished]) -> list[str]:
   """The figures that any cell has, in the order of METRICS, bins of log-SNR from noise to data."""
-  names = dict.fromkeys(name for each in finished for name in each.metrics)
+  return sorted(dict.fromkeys(name for each in finished for name in each.metrics), key=place)
 
-  def place(name: str) -> tuple[int, int]:
-    group, _, part = name.partition('/')
-    return list(METRICS).index(group), int(part.split(' ')[0]) if group == 'eps_mse' else 0
 
-  return sorted(names, key=place)
+def left_out(finished: Iterable[Finished]) -> list[str]:
+  """A line for each figure that could not be had, why, and of which cells."""
+  cells: dict[tuple[str, str], list[str]] = {}
+  for each in finished:
+    for reason in each.left_out.items():
+      cells.setdefault(reason, []).append(str(each.cell))
+  return [
+    f'Left out: {metric(name).title}: {why} ({"; ".join(found)})'
+    for (name, why), found in cells.items()
+  ]
 
 
 def make_figures(plan: Plan, finished: list[Finished], baseline: int = 0) -> list[Figure]:
@@ -140,8 +147,8 @@ def write_csv(path: pathlib.Path, plan: Plan, finished: list[Finished]) -> None:
     cell = each.cell
     overrides = (plan.variants[cell.variant].get(field, '') for field in plan.fields)
     examples = each.steps * cell.config.dataset.batch_size
-    values = (each.metrics.get(name, '') for name in names)
-    writer.writerow([cell.label, *overrides, cell.seed, each.steps, examples, *values])
-  part = path.with_suffix('.tmp')
-  part.write_text(text.getvalue())
-  os.replace(part, path)
+    values = (each.metrics.get(name, math.nan) for name in names)
+    shown = ('' if math.isnan(value) else value for value in values)
+    writer.writerow([cell.label, *overrides, cell.seed, each.steps, examples, *shown])
+  with whole(path) as part:
+    part.write_text(text.getvalue(), encoding='utf-8', errors='backslashreplace')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from ddpm_jax.ablation.results import Figure, Row
@@ -27,7 +28,7 @@ def make_table(title: str, figures: list[Figure]) -> Table:
     if not figure.by_level:
       table.add_row(f'{figure.metric.title} {ARROWS[figure.metric.sign]}', style='dim')
       for row in figure.rows:
-        table.add_row(*line(row), style='bold' if row.best else '')
+        table.add_row(*map(escape, line(row)), style='bold' if row.best else '')
       table.add_section()
   return table
 

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.svm import SVC
 
+from ddpm_jax.evaluation.available import Unavailable
+
 
 class Share(NamedTuple):
   """A share of `count` cases, and its binomial standard error.
@@ -25,11 +27,19 @@ class Classifier:
   """A support vector machine with a Gaussian kernel, on pixels. Images are floats (N, …)."""
 
   def __init__(self, images: np.ndarray, labels: np.ndarray):
-    """Trains it: to be given real training images alone."""
+    """Trains it: to be given real training images alone.
+
+    Raises:
+      Unavailable: they are of fewer than two classes.
+    """
+    if len(np.unique(labels)) < 2:
+      raise Unavailable('the training images are of fewer than two classes')
     self._machine = SVC(C=10.0).fit(images.reshape(len(images), -1), labels)
 
   def accuracy(self, images: np.ndarray, labels: np.ndarray) -> Share:
-    """The share of images that it reads as their labels."""
+    """The share of images that it reads as their labels; Unavailable of no images."""
+    if not len(images):
+      raise Unavailable('there is no image to read')
     read = self._machine.predict(images.reshape(len(images), -1))
     return share(read == labels)
 

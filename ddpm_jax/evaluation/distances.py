@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.neural_network import MLPClassifier
 
+from ddpm_jax.evaluation.available import Unavailable
+
 Distance = Callable[[np.ndarray, np.ndarray], float]
 
 
@@ -22,7 +24,13 @@ class Features:
   """The hidden layer of a small network that has learned to classify; images are floats (N, …)."""
 
   def __init__(self, images: np.ndarray, labels: np.ndarray, width: int = 64, seed: int = 0):
-    """Trains it: to be given real training images alone."""
+    """Trains it: to be given real training images alone.
+
+    Raises:
+      Unavailable: they are of fewer than two classes.
+    """
+    if len(np.unique(labels)) < 2:
+      raise Unavailable('the training images are of fewer than two classes')
     network = MLPClassifier((width,), max_iter=400, random_state=seed)
     self._network = network.fit(images.reshape(len(images), -1), labels)
 
@@ -45,6 +53,7 @@ def frechet(x: np.ndarray, y: np.ndarray) -> float:
     x: (N, D).
     y: (M, D).
   """
+  check_pairs(x, y)
   of_x, of_y = np.cov(x.T), np.cov(y.T)
   values, vectors = np.linalg.eigh(of_x)
   half = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
@@ -65,6 +74,7 @@ def mmd(x: np.ndarray, y: np.ndarray) -> float:
     x: (N, D).
     y: (M, D).
   """
+  check_pairs(x, y)
 
   def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (1 + a @ b.T / a.shape[1]) ** 3
@@ -74,6 +84,14 @@ def mmd(x: np.ndarray, y: np.ndarray) -> float:
     return (values.sum() - np.trace(values)) / (len(a) * (len(a) - 1))
 
   return float(within(x) + within(y) - 2 * kernel(x, y).mean())
+
+
+def check_pairs(x: np.ndarray, y: np.ndarray) -> None:
+  """Raises Unavailable where either is a single row or none, which has no spread."""
+  for rows, kind in ((x, 'drawn'), (y, 'held-out')):
+    if len(rows) < 2:
+      count = 'one' if len(rows) else 'none'
+      raise Unavailable(f'it takes two {kind} images, and there is {count}')
 
 
 DISTANCES: dict[str, Distance] = {
@@ -87,7 +105,8 @@ def measured(distance: Distance, x: np.ndarray, y: np.ndarray, blocks: int = 10)
 
   Reference: Quenouille 1956, https://doi.org/10.2307/2332914.
   """
+  value, blocks = distance(x, y), min(blocks, len(x))
   parts = np.array_split(np.random.default_rng(0).permutation(len(x)), blocks)
   without = np.array([distance(np.delete(x, part, axis=0), y) for part in parts])
   error = np.sqrt((blocks - 1) * np.mean((without - without.mean()) ** 2))
-  return Measured(distance(x, y), float(error))
+  return Measured(value, float(error))

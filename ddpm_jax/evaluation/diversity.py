@@ -8,12 +8,23 @@ import statistics
 import numpy as np
 from sklearn.metrics import pairwise_distances_argmin_min
 
+from ddpm_jax.evaluation.available import Unavailable
+
 
 def spread_ratio(
   samples: np.ndarray, sample_labels: np.ndarray, real: np.ndarray, real_labels: np.ndarray
 ) -> float:
-  """The samples' standard deviation within a class over the real one's: 1 is ideal, 0 collapse."""
-  return spread(samples, sample_labels) / spread(real, real_labels)
+  """The samples' standard deviation within a class over the real one's: 1 is ideal, 0 collapse.
+
+  Raises:
+    Unavailable: no class has two samples, or two real images that differ.
+  """
+  ours, theirs = spread(samples, sample_labels), spread(real, real_labels)
+  if math.isnan(ours):
+    raise Unavailable('no class has two samples')
+  if not theirs > 0:
+    raise Unavailable('no class has two training images that differ')
+  return ours / theirs
 
 
 def spread(images: np.ndarray, labels: np.ndarray) -> float:
@@ -33,8 +44,17 @@ def nearest_ratio(samples: np.ndarray, train: np.ndarray, heldout: np.ndarray) -
   Distances are Euclidean, over pixels. Samples that are new draws from the data give about 1, more
   where a mode is missing or samples are poor; the more samples, the smaller, and the numbers of
   samples and of training images are taken as they are, without a correction.
+
+  Raises:
+    Unavailable: there is no held-out image, or none that is not a training image too.
   """
-  return nearest(heldout, samples) / nearest(heldout, train)
+  for images, kind in ((heldout, 'held-out'), (train, 'training'), (samples, 'drawn')):
+    if not len(images):
+      raise Unavailable(f'there is no {kind} image of these classes')
+  real = nearest(heldout, train)
+  if not real > 0:
+    raise Unavailable('every held-out image is among the training images')
+  return nearest(heldout, samples) / real
 
 
 def nearest(images: np.ndarray, among: np.ndarray) -> float:

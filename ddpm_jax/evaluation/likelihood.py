@@ -31,6 +31,7 @@ from ddpm_jax.diffusion.continuous_bound import continuous_bound, even_in_cost
 from ddpm_jax.diffusion.likelihood import noised_log_prob
 from ddpm_jax.diffusion.parameterization import Denoiser
 from ddpm_jax.diffusion.schedules import Discrete, Schedule, interpolate
+from ddpm_jax.evaluation.available import Unavailable
 from ddpm_jax.evaluation.batching import even_size, map_batches, replicate
 from ddpm_jax.keys import for_purpose
 from ddpm_jax.samplers import clip_x0
@@ -221,7 +222,12 @@ def split_bits(
     tolerance: bits/dim.
     most: replicates.
     advance: told how many more examples are done, in each replicate anew.
+
+  Raises:
+    Unavailable: the split is empty.
   """
+  if not len(split):
+    raise Unavailable('there is no held-out image')
   size = even_size(len(split), batch_size)
   key = for_purpose(jax.random.key(seed), 'bound')
   params, key = replicate((params, key))

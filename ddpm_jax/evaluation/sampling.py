@@ -17,9 +17,17 @@ from jax import Array
 from ddpm_jax.data import to_uint8
 from ddpm_jax.errors import InputError
 from ddpm_jax.evaluation.batching import even_size, map_batches, replicate
+from ddpm_jax.files import whole
 from ddpm_jax.keys import example_keys
 from ddpm_jax.training.denoising import Picture
 from ddpm_jax.training.experiment import Experiment, generate
+
+# What samples there are: the stem of the file that they are kept in, and words for them.
+KINDS = {
+  'free': ('samples', 'free samples'),
+  'image_to_image': ('image_to_image', 'samples begun with a picture'),
+  'inpainting': ('inpainting', 'samples drawn around a picture'),
+}
 
 
 class Samples(NamedTuple):
@@ -28,13 +36,22 @@ class Samples(NamedTuple):
   Attributes:
     images: uint8 (N, H, W, C), 255 (x + 1) / 2 rounded.
     labels: int32 (N,), the classes asked for; None where there are no classes.
-    record: 'step' of the checkpoint, 'seed', 'evaluations' of the network for each sample, and the
-      'sampler', its settings.
+    record: 'step' of the checkpoint, 'seed', 'evaluations' of the network for each sample, the
+      'sampler', its settings, and the 'kind', a key of KINDS; of those with a picture 'init_image'
+      and 'mask', each its path and the hash of the file, 'strength' and 'resample'.
   """
 
   images: np.ndarray
   labels: np.ndarray | None
   record: dict[str, Any]
+
+  @property
+  def free(self) -> bool:
+    """Whether they are of noise alone; files of earlier versions do not say, and count as free."""
+    return self.record.get('kind', 'free') == 'free'
+
+  def __str__(self) -> str:
+    return f'{len(self.images)} {KINDS[self.record.get("kind", "free")][1]}'
 
 
 def draw_samples(
@@ -104,23 +121,38 @@ def save_samples(path: pathlib.Path, samples: Samples) -> None:
   arrays = {'arr_0': samples.images}
   if samples.labels is not None:
     arrays['arr_1'] = samples.labels
-  part = path.with_name(f'{path.stem}.tmp.npz')
-  np.savez(part, **arrays, record=json.dumps(samples.record))
-  part.replace(path)
+  with whole(path) as part:
+    np.savez(part, **arrays, record=json.dumps(samples.record))
 
 
-def load_samples(path: pathlib.Path) -> Samples:
-  """Reads what `save_samples` wrote.
+def load_samples(path: pathlib.Path, workdir: pathlib.Path | None = None) -> Samples:
+  """Reads what `save_samples` wrote; `workdir` is the run's, unset: the file's folder.
 
   Raises:
     InputError: it isn't there or cannot be read; the message has the command that makes it.
   """
-  command = f'python -m experiments.sample --workdir={path.parent}'
+  command = f'python -m experiments.sample --workdir={workdir or path.parent}'
   try:
     with np.load(path, allow_pickle=False) as file:
       labels = file.get('arr_1', None)
-      return Samples(file['arr_0'], labels, json.loads(str(file['record'])))
+      return checked(Samples(file['arr_0'], labels, json.loads(str(file['record']))))
   except FileNotFoundError:
     raise InputError(f'{path}: does not exist; draw samples by {command}') from None
-  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+  except (OSError, ValueError, KeyError, EOFError, RecursionError, zipfile.BadZipFile) as error:
     raise InputError(f'{path}: cannot be read ({error}); draw it anew by {command}') from error
+
+
+def checked(samples: Samples) -> Samples:
+  """The samples; raises ValueError where what was read is none, or no record of them."""
+  images, labels, record = samples
+  if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
+    raise ValueError(f'arr_0 is {images.dtype} {images.shape}, not uint8 (N, H, W, C)')
+  if labels is not None and (labels.dtype.kind not in 'iu' or labels.shape != (len(images),)):
+    raise ValueError(f'arr_1 is {labels.dtype} {labels.shape}, not {len(images)} integers')
+  kinds = {'step': int, 'seed': int, 'sampler': dict}
+  if not isinstance(record, dict) or record.get('kind', 'free') not in KINDS:
+    raise ValueError('its record is of something else')
+  for name, kind in kinds.items():
+    if not isinstance(record.get(name), kind):
+      raise ValueError(f"its record has no '{name}'")
+  return samples

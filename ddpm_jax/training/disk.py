@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import pathlib
-import re
 import shutil
-import tempfile
 from collections.abc import Iterator
 
 import jax
 from etils import epath
 
 from ddpm_jax.errors import Failed, InputError
+from ddpm_jax.files import FULL, check_writable
 from ddpm_jax.training import hosts
 from ddpm_jax.training.experiment import Experiment, new_state
-
-# As the system says it; the libraries that write checkpoints pass on its words alone.
-FULL = re.compile('|'.join(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))))
 
 
 def check_disk(workdir: pathlib.Path, checkpoints: epath.Path, experiment: Experiment) -> None:
@@ -43,16 +38,6 @@ def check_disk(workdir: pathlib.Path, checkpoints: epath.Path, experiment: Exper
       f'{checkpoints}: {free / 1e9:.2f} GB are free, and checkpoints need {needed / 1e9:.2f} GB; '
       'free some, or lower config.checkpoint.keep'
     )
-
-
-def check_writable(folder: pathlib.Path, field: str) -> None:
-  """Makes a folder; raises InputError naming the field where it cannot be written."""
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-      pass
-  except OSError as error:
-    raise InputError(f'{field}: {folder} cannot be written ({error.strerror})') from error
 
 
 @contextlib.contextmanager

@@ -179,9 +179,9 @@ def cut(path: pathlib.Path, step: int) -> None:
   """Drops what was written after `step`."""
   if not path.exists():
     return
-  rows = [row for row in read(path) if row['step'] <= step]
+  lines = [json.dumps(row) + '\n' for row in read(path) if row['step'] <= step]
   with whole(path) as part:
-    part.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    part.write_text(''.join(lines))
 
 
 class Display:

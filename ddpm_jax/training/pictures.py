@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import einops
@@ -17,6 +17,7 @@ from PIL import Image
 
 from ddpm_jax import data
 from ddpm_jax.data.pictures import read_picture as read_picture
+from ddpm_jax.files import whole
 from ddpm_jax.keys import example_keys
 from ddpm_jax.training import metrics
 from ddpm_jax.training.denoising import bind_schedule
@@ -24,6 +25,7 @@ from ddpm_jax.training.experiment import Experiment, generate
 
 COLUMNS, ROWS = 10, 4
 SIDE = 64  # pixels: smaller images are enlarged to about this
+QUICKEST = 0.04  # seconds that a frame is shown: viewers take delays below 0.02 for 0.1
 
 
 def make_preview(experiment: Experiment) -> Callable[[Any], np.ndarray]:
@@ -67,17 +69,28 @@ def drawable(pixels: np.ndarray) -> np.ndarray:
 
 def write_png(path: pathlib.Path, pixels: np.ndarray) -> None:
   """Writes uint8 (H, W, C); see `drawable` for channels that are no color."""
-  path.parent.mkdir(parents=True, exist_ok=True)
+  with whole(path) as part:
+    as_image(pixels).save(part)
+
+
+def write_gif(path: pathlib.Path, frames: Sequence[np.ndarray], seconds: float = 4.0) -> None:
+  """Writes uint8 frames (H, W, C) that take so long in all, and stay two seconds at the last.
+
+  Where there are more than can be shown in that time, evenly spaced ones stand for all.
+  """
+  most = max(2, round(seconds / QUICKEST))
+  chosen = np.linspace(0, len(frames) - 1, min(len(frames), most)).round().astype(int)
+  first, *rest = (as_image(frames[number]) for number in chosen)
+  delay = 10 * round(100 * seconds / len(chosen))  # ms: the format counts hundredths of a second
+  durations = [delay] * (len(chosen) - 1) + [2000]
+  with whole(path) as part:
+    first.save(part, save_all=True, append_images=rest, duration=durations, loop=0)
+
+
+def as_image(pixels: np.ndarray) -> Image.Image:
+  """Pillow's image of uint8 (H, W, C)."""
   pixels = drawable(pixels)
-  Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(path)
-
-
-def write_gif(path: pathlib.Path, frames: list[np.ndarray], seconds: float = 4.0) -> None:
-  """Writes uint8 frames (H, W, C) that take so long in all, and stay two seconds at the last."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  first, *rest = (Image.fromarray(f.squeeze(-1) if f.shape[-1] == 1 else f) for f in frames)
-  durations = [round(1000 * seconds / len(frames))] * (len(frames) - 1) + [2000]
-  first.save(path, save_all=True, append_images=rest, duration=durations, loop=0)
+  return Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
 
 
 def loss_curve(workdir: pathlib.Path) -> pathlib.Path:
@@ -95,5 +108,6 @@ def loss_curve(workdir: pathlib.Path) -> pathlib.Path:
       axes.plot(*zip(*points, strict=True), label=label)
   axes.set(xlabel='step', ylabel='loss', yscale='log')
   axes.legend()
-  figure.savefig(workdir / 'loss.png', dpi=120)
+  with whole(workdir / 'loss.png') as part:
+    figure.savefig(part, dpi=120)
   return workdir / 'loss.png'

@@ -159,8 +159,8 @@ def write_record(workdir: pathlib.Path, experiment: Experiment) -> None:
     'data': {name: getattr(experiment.dataset, name) for name in SHAPE},
     'provenance': provenance(),
   }
-  with whole(workdir / 'config.json') as path:
-    path.write_text(json.dumps(record, indent=2) + '\n')
+  with whole(workdir / 'config.json') as part:
+    part.write_text(json.dumps(record, indent=2) + '\n')
 
 
 def initial_params(experiment: Experiment) -> dict[str, Any] | None:
