@@ -1,17 +1,11 @@
 """Whole solves of the probability flow with steps chosen by their errors, through diffrax.
 
-In y = x / alpha and n = sigma / alpha the flow is dy/dn = eps, see runge_kutta.py. Over the angle
-θ = arctan n, with z = x / sqrt(alpha² + sigma²) = y cos θ, it becomes
-
-  dz/dθ = dy/dn (dn/dθ) cos θ - y sin θ = eps cos θ - x0 sin θ
-
-which is finite from the data, θ = 0, to pure noise, θ = π/2, and the same on every path: what a
-solve costs and how far it errs depend on the data and on the two ends alone.
+The solves run over the angle θ = arctan(sigma / alpha), see ddpm_jax.diffusion.angle: the equation
+is the same on every path and finite from the data to pure noise.
 
 Each example is a solve of its own, with steps of its own, so that it doesn't depend on its batch.
 
-Reference: Song et al. 2021, https://arxiv.org/abs/2011.13456, section 4.3, for adaptive solvers;
-Lu and Song 2024, https://arxiv.org/abs/2410.11081, for the angle.
+Reference: Song et al. 2021, https://arxiv.org/abs/2011.13456, section 4.3.
 """
 
 from __future__ import annotations
@@ -21,14 +15,13 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 
 import diffrax
 import jax
-import jax.numpy as jnp
 from annotated_types import Interval
 from jax import Array
 
 from ddpm_jax.bounds import check_fields
+from ddpm_jax.diffusion.angle import angle_at, angular_flow, length
 from ddpm_jax.diffusion.parameterization import Denoiser
 from ddpm_jax.diffusion.schedules import Discrete, Schedule, Time
-from ddpm_jax.samplers.formulas import eps_of
 
 Tolerance = Annotated[float, Interval(ge=1e-14, le=1)]
 Steps = Annotated[int, Interval(ge=1, le=1_000_000)]
@@ -87,11 +80,11 @@ def solve(
   if isinstance(schedule, Discrete):
     raise TypeError('a solver chooses times of its own: use schedules.interpolate')
 
+  field = angular_flow(schedule, denoiser)
+  begin, end = angle_at(schedule, t), angle_at(schedule, s)
+
   def rates(angle: Array, z: Array, _: None) -> Array:
-    time = time_at(schedule, angle)
-    cos, sin, length = direction(schedule, time)
-    x0 = denoiser(length * z[None], time).x0[0]
-    return cos * eps_of(schedule, length * z, x0, time) - sin * x0
+    return field(z[None], angle)[0]
 
   def one(x: Array) -> Solution:
     solution = diffrax.diffeqsolve(
@@ -100,28 +93,14 @@ def solve(
       t0=begin,
       t1=end,
       dt0=(end - begin) / 100,
-      y0=x / direction(schedule, t)[2],
+      y0=x / length(schedule, t),
       stepsize_controller=diffrax.PIDController(rtol=solver.rtol, atol=solver.atol),
       max_steps=solver.max_steps,
     )
-    xs = direction(schedule, s)[2] * solution.ys[0]
+    xs = length(schedule, s) * solution.ys[0]
     return Solution(xs, evaluations_of(solver.method, solution.stats['num_steps']))
 
-  begin, end = (jnp.arctan2(schedule.sigma(time), schedule.alpha(time)) for time in (t, s))
   return jax.vmap(one)(x)
-
-
-def direction(schedule: Schedule, t: Time) -> tuple[Array, Array, Array]:
-  """(cos θ, sin θ, sqrt(alpha² + sigma²))."""
-  alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-  length = jnp.hypot(alpha, sigma)
-  return alpha / length, sigma / length, length
-
-
-def time_at(schedule: Schedule, angle: Array) -> Array:
-  """The time at which tan θ = sigma / alpha; t_max for a right angle, or a rounding above it."""
-  cos = jnp.maximum(jnp.cos(angle), 0.0)
-  return schedule.time(2 * (jnp.log(cos) - jnp.log(jnp.sin(angle))))
 
 
 def evaluations_of(method: diffrax.AbstractERK, num_steps: Array) -> Array:
