@@ -10,8 +10,6 @@ from scipy.special import ndtri
 
 from ddpm_jax.data.dataset import Arrays, Dataset
 
-Count = Annotated[int, Interval(ge=1, le=10**7)]
-
 # In [-1, 1], five deviations inside. Levels are 2 / 255 apart, an eighth of the least deviation.
 WEIGHTS = np.array([0.4, 0.3, 0.2, 0.1])
 MEANS = np.array([[-0.4, -0.35], [0.4, -0.3], [0.05, 0.4], [-0.5, 0.45]])
@@ -24,7 +22,8 @@ COVARIANCES = np.array(
   ]
 )
 
-Count = Annotated[int, Interval(ge=2, le=10_000_000)]
+Count = Annotated[int, Interval(ge=2, le=10**7)]
+
 
 def mixture(num_train: Count = 50_000, num_test: Count = 5_000) -> Dataset:
   """Four Gaussians: examples of 1x2 pixels with 256 levels, whose label is the component.
