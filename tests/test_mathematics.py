@@ -1,6 +1,7 @@
 """docs/mathematics.md as it is shipped: what it names exists, and its LaTeX renders on GitHub."""
 
 import ast
+import functools
 import pathlib
 import re
 
@@ -71,6 +72,70 @@ def defines(path: str, name: str) -> bool:
   return True
 
 
+def unreached(page: str) -> list[str]:
+  """The named functions that no test beside them comes to."""
+  wrong = []
+  for functions, _, tests in (line.partition(' · proved by ') for line in page.split('\n')):
+    found = set[str]().union(*(reach(path, name) for name, path in re.findall(LINK, tests)))
+    named = [name for name, _ in re.findall(LINK, functions)] if tests else []
+    wrong += [name for name in named if name.split('.')[-1] not in found]
+  return wrong
+
+
+def held_back(page: str) -> list[str]:
+  """The named tests that the quick suite does not run: those marked slow, or to be skipped."""
+  links = re.findall(r'\[(test_\w+)\]\(\.\./(tests/[\w/]+\.py)\)', page)
+  return [name for name, path in links if marks(ROOT / path, name) & {'slow', 'skip', 'skipif'}]
+
+
+def marks(path: pathlib.Path, name: str) -> set[str]:
+  """What is mentioned in the decorators of a test, and in its file's `pytestmark`."""
+  body = ast.parse(path.read_text()).body
+  tests = [node for node in body if isinstance(node, ast.FunctionDef) and node.name == name]
+  decorators = [decorator for node in tests for decorator in node.decorator_list]
+  return definitions(path).get('pytestmark', set()).union(*map(mentioned, decorators))
+
+
+def reach(path: str, name: str) -> set[str]:
+  """What a test mentions, by way of its file's other definitions too, and of the package's once."""
+  inside, seen, to_see = definitions(ROOT / path), set[str](), {name}
+  while to_see:
+    seen |= to_see
+    to_see = set[str]().union(*(inside.get(word, set()) for word in to_see)) - seen
+  return seen.union(*(package().get(word, set()) for word in seen))
+
+
+@functools.cache
+def definitions(path: pathlib.Path) -> dict[str, set[str]]:
+  """The names, attributes and strings in what a file defines, by what it is called."""
+  found: dict[str, set[str]] = {}
+  for node in ast.parse(path.read_text()).body:
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+      names = [node.name]
+    else:
+      stored = (part for part in ast.walk(node) if isinstance(part, ast.Name))
+      names = [part.id for part in stored if isinstance(part.ctx, ast.Store)]
+    for name in names:
+      found.setdefault(name, set()).update(mentioned(node))
+  return found
+
+
+@functools.cache
+def package() -> dict[str, set[str]]:
+  """The same of all the package's files together."""
+  found: dict[str, set[str]] = {}
+  for path in (ROOT / 'ddpm_jax').rglob('*.py'):
+    for name, words in definitions(path).items():
+      found.setdefault(name, set()).update(words)
+  return found
+
+
+def mentioned(node: ast.AST) -> set[str]:
+  """All names, attributes, arguments and strings in a piece of code."""
+  fields = ((part, name) for part in ast.walk(node) for name in ('id', 'attr', 'arg', 'value'))
+  return {word for part, name in fields if isinstance(word := getattr(part, name, None), str)}
+
+
 def faults(formula: str) -> list[str]:
   """What is unbalanced in a formula, or not for GitHub."""
   wrong = [match[0] for match in REFUSED.finditer(formula)]
@@ -100,6 +165,11 @@ def test_every_boxed_formula_names_its_function_and_its_proof(page):
 
 def test_every_named_function_and_test_exists(page):
   assert missing(page) == []
+
+
+def test_every_named_test_runs_and_comes_to_its_function(page):
+  assert held_back(page) == []
+  assert unreached(page) == []
 
 
 def test_every_picture_exists_and_is_drawn_here(page):
@@ -155,6 +225,11 @@ def test_what_is_amiss_is_found():
   assert missing(GOOD.replace('the_example', 'no_example')) == ['test_no_example_runs']
   assert missing(GOOD.replace('test_the_example_runs', 'faults')) == ['faults']
   assert missing(GOOD.replace(' · proved by ', ' ')) != []
+  assert unreached(GOOD) == ['ddpm_jax.diffusion.process.q_sample']  # the page's code calls it
+  of_draws = '[test_sample_has_the_moments_of_the_marginal](../tests/diffusion/test_process.py)'
+  assert unreached(f'{GOOD}, {of_draws}') == held_back(f'{GOOD}, {of_draws}') == []
+  slow = 'test_every_variant_trains_to_near_the_exact_denoiser'
+  assert held_back(f'[{slow}](../tests/evaluation/test_exactness.py)') == [slow]
   for formula in ('{x', '(x]', r'\left( x )', r'\begin{aligned} x', '+ x', r'a \, b', 'a\n\nb'):
     assert faults(formula) != []
   assert faults(r'\left( x_{t} \right) + [0, 1]') == []

@@ -45,7 +45,7 @@ def effective_sample_size(draws: Array) -> Array:
   result is held under chains · N log10(chains · N), and is NaN where all draws are equal.
 
   Reference: Geyer 1992, https://doi.org/10.1214/ss/1177011137, section 3.3; Vehtari et al. 2021,
-  equations 10 and 11 with their bound.
+  with their bound.
   """
   draws = check_draws(draws, 4)
   chains, size = draws.shape

@@ -105,7 +105,7 @@ def ula(score: Score, *, step: float, variance: Array | float) -> Kernel:
 
 
 def ula_variance(variance: Array | float, h: Array | float) -> Array | float:
-  """V = variance / (1 - h / (2 variance)): the limit of `ula` on a Gaussian, for 0 < h < 2 variance.
+  """V = variance / (1 - h / (2 variance)): the variance that `ula` ends with on a Gaussian.
 
   The step is x - mean ← (1 - h / variance)(x - mean) + √(2h) eps, and V solves
   V = (1 - h / variance)² V + 2h. From h = 2 variance on there is no limit.

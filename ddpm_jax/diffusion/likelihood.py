@@ -55,6 +55,16 @@ DIVERGENCES: dict[str, Callable[..., Array]] = {
 }
 
 
+def jacobian_trace(push: Callable[[Array], Array], probes: Array) -> Array:
+  """Σ eᵀ J e over the probes e (K, …), for push(e) = J e: the trace of J, or an estimate of it.
+
+  E eᵀ J e = tr J E e eᵀ, which is tr J where E e eᵀ = 1.
+
+  Reference: Hutchinson 1990, https://doi.org/10.1080/03610919008812866.
+  """
+  return jnp.sum(probes * jax.vmap(push)(probes))
+
+
 class Latent(NamedTuple):
   """Where the flow takes an example.
 
@@ -156,7 +166,7 @@ def encode(
 
   def rates(angle: Array, state: tuple[Array, Array], probes: Array) -> tuple[Array, Array]:
     velocity, push = jax.linearize(lambda z: field(z[None], angle)[0], state[0])
-    return velocity, jnp.sum(probes * jax.vmap(push)(probes)) / velocity.size
+    return velocity, jacobian_trace(push, probes) / velocity.size
 
   def solve(x: Array, key: Array | None) -> Latent:
     solution = diffrax.diffeqsolve(

@@ -127,7 +127,8 @@ def fraction(schedule: Schedule, denoised: Denoised, s: Time, t: Time) -> Array:
 def optimal(schedule: Schedule, denoised: Denoised, s: Time, t: Time) -> Array:
   """sigma_s² r + (alpha_s r)² Var[x0 | xt]: by the law of total variance, that of q(xs | xt).
 
-  Reference: Bao et al. 2022, https://arxiv.org/abs/2201.06503, theorem 1.
+  Reference: Bao et al. 2022, https://arxiv.org/abs/2206.07309, of one xt; averaged over xt and over
+  dimensions it is theorem 1 of https://arxiv.org/abs/2201.06503.
   """
   of_x0 = schedule.alpha(s) * fresh_noise(schedule, s, t)
   return small(schedule, denoised, s, t) + jnp.square(of_x0) * known_variance(denoised)

@@ -247,7 +247,7 @@ def cosine(
 def quadratic(num_steps: Chain = 1000, beta_start: Beta = 1e-4, beta_end: Beta = 0.02) -> Discrete:
   """Betas whose square roots are evenly spaced.
 
-  Reference: Ho et al. 2020, https://arxiv.org/abs/2006.11239, section 4 (the one not chosen).
+  Reference: Ho et al. 2020, https://arxiv.org/abs/2006.11239, appendix B (one not chosen).
   """
   return from_betas(np.linspace(beta_start**0.5, beta_end**0.5, num_steps) ** 2)
 

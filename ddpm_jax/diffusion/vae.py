@@ -117,7 +117,7 @@ class LinearGaussian:
     mean: (d,).
     variance: the noise's, a scalar.
 
-  Reference: Tipping and Bishop 1999, "Probabilistic principal component analysis", equations 2-8.
+  Reference: Tipping and Bishop 1999, "Probabilistic principal component analysis".
   """
 
   weight: Array
@@ -172,7 +172,7 @@ def principal_components(x: Array, latents: int) -> LinearGaussian:
     x: the data (N, d).
     latents: k < d.
 
-  Reference: Tipping and Bishop 1999, equations 12 and 13, with R = I.
+  Reference: Tipping and Bishop 1999, equations 7 and 8 of the journal, with R = I.
   """
   if not 0 < latents < x.shape[1]:
     raise ValueError(f'latents = {latents} is not between 1 and {x.shape[1] - 1}, one below d')

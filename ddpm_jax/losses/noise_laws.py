@@ -54,7 +54,7 @@ def perturbed(
   x0 and eps make another xt than the one shown, and one weight is no longer one objective under
   every parameterization; the paper predicts eps.
 
-  Reference: Ning et al. 2023, https://arxiv.org/abs/2301.11706, equation 9.
+  Reference: Ning et al. 2023, https://arxiv.org/abs/2301.11706.
   """
   eps, _ = white(problem, batch, keys)
   return eps, eps + scale * noise_like(eps, keys, 'perturbation')
@@ -74,8 +74,8 @@ def transport(problem: Problem, batch: dict[str, Array], keys: Keys) -> tuple[Ar
   many devices that costs more than it brings; then couple the examples of a device in a law of
   your own.
 
-  Reference: Tong et al. 2023, https://arxiv.org/abs/2302.00482, algorithm 3; Pooladian et al. 2023,
-  https://arxiv.org/abs/2304.14772.
+  Reference: Tong et al. 2023, https://arxiv.org/abs/2302.00482, its minibatch OT-CFM; Pooladian et
+  al. 2023, https://arxiv.org/abs/2304.14772.
   """
   eps, _ = white(problem, batch, keys)
   index, images, noises = (problem.gather(a) for a in (batch['index'], batch['image'], eps))

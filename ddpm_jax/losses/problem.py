@@ -130,7 +130,7 @@ def apply_network(
 def estimate(problem: Problem, output: Array, xt: Array, t: Array, keys: Keys) -> Array:
   """x0 by a first output, held fixed, for one half of the examples at random; zeros for the rest.
 
-  Reference: Chen et al. 2022, https://arxiv.org/abs/2208.04202, section 3.2.
+  Reference: Chen et al. 2022, https://arxiv.org/abs/2208.04202, section 2, "Self-Conditioning".
   """
   schedule, row = problem.schedule, problem.parameterization.row
   value, _ = split_variance(output, xt)

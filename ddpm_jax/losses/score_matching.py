@@ -28,7 +28,7 @@ def denoising_score(
   E[∇ log q(xt | x0) | xt] = ∇ log q(xt), hence the same minimum. It is half the loss `simple` under
   the same weight, laws and distance L2.
 
-  Reference: Vincent 2011, https://doi.org/10.1162/NECO_a_00142, equation 11.
+  Reference: Vincent 2011, https://doi.org/10.1162/NECO_a_00142, section 4.
   """
   t, correction, _, eps, xt = add_noise(problem, state, batch, keys)
   error = scaled_score(problem, params, xt, t, batch, keys) + eps
@@ -45,7 +45,8 @@ def sliced_score(
   `denoising_score` less ½ of the weight; the price for not asking x0 is a second, forward
   derivative and the probe's variance. This is the paper's variant of reduced variance.
 
-  Reference: Song et al. 2019, https://arxiv.org/abs/1905.07088, equation 8.
+  Reference: Song et al. 2019, https://arxiv.org/abs/1905.07088: its SSM-VR, which is equation 3 of
+  Song and Ermon 2019.
   """
   t, correction, _, _, xt = add_noise(problem, state, batch, keys)
 

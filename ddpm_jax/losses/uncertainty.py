@@ -48,7 +48,8 @@ def uncertainty(
 
   It is least at e^u = E[product | log_snr]: then every noise level counts the same.
 
-  Reference: Karras et al. 2024, https://arxiv.org/abs/2312.02696, section 2.2.
+  Reference: Karras et al. 2024, https://arxiv.org/abs/2312.02696, section 2.1 (Config B) and
+  appendix B.2.
 
   Args:
     width: the number of waves that u is made of.

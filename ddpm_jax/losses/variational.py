@@ -48,7 +48,8 @@ def variational(
 
   A learned schedule's times are even in t: its ends train on the bound, the rest on the variance.
 
-  Reference: Kingma et al. 2021, https://arxiv.org/abs/2107.00630, equation 11 and section 6.2.
+  Reference: Kingma et al. 2021, https://arxiv.org/abs/2107.00630, equation 11, section 5.3 and
+  appendix I.
 
   Args:
     variance: of a chain's reverse steps, a key of VARIANCES; 'fraction' trains a learned range,

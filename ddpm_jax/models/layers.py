@@ -100,7 +100,7 @@ def with_estimate(x: Array, cond: Mapping[str, Array]) -> Array:
 
   It is clipped to the data's range: at high noise an x0 read from eps is any number.
 
-  Reference: Chen et al. 2022, https://arxiv.org/abs/2208.04202, section 3.2.
+  Reference: Chen et al. 2022, https://arxiv.org/abs/2208.04202, section 2, "Self-Conditioning".
   """
   x0 = jnp.clip(cond['x0'], -1, 1) if 'x0' in cond else jnp.zeros_like(x)
   return jnp.concatenate([x, x0.astype(x.dtype)], axis=-1)

@@ -51,7 +51,7 @@ def trailing(schedule: Schedule, num_steps: int) -> np.ndarray:
 def leading(schedule: Schedule, num_steps: int) -> np.ndarray:
   """t_min + (N - 1 - i) stride: ends at t_min, and begins below T; that of DDIM's code.
 
-  The stride is ⌊T / N⌋ on a chain, else (T - t_min) / N. The N = T times of a whole chain begin at T.
+  The stride is ⌊T / N⌋ on a chain, else (T - t_min) / N. All N = T times of a chain begin at T.
   """
   first, last = ends(schedule)
   stride = last // num_steps if isinstance(schedule, Discrete) else (last - first) / num_steps

@@ -247,7 +247,7 @@ def off_by(error, x0):
 
 @pytest.mark.parametrize('name', SCHEDULES)
 def test_terms_are_differences_of_snr(x64, name):
-  # KL_t = ½ (SNR(s) - SNR(t)) |x0 - x0_hat|² (Kingma et al. 2021, equation 14), on any grid.
+  # KL_t = ½ (SNR(s) - SNR(t)) |x0 - x0_hat|² (Kingma et al. 2021, equation 13), on any grid.
   x0 = jax.random.normal(jax.random.key(0), (4, 3, 2))
   if name in schedules.DISCRETE:
     chain, times = SCHEDULES[name](30), jnp.array([30, 22, 21, 9, 2])

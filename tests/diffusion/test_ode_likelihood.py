@@ -10,6 +10,7 @@ from ddpm_jax.diffusion.likelihood import (
   DIVERGENCES,
   dequantize,
   encode,
+  jacobian_trace,
   log_likelihood,
   noised_log_prob,
   quantized_log_prob,
@@ -133,16 +134,29 @@ def test_hutchinson_is_unbiased(x64, divergence):
   assert abs(jnp.mean(latent.log_det) - exact) < 4.5 * error
 
 
+# The variance of eᵀ J e over e, for S = (J + Jᵀ) / 2: signs leave the diagonal of S out.
+SPREADS = {
+  'exact': lambda s: 0.0,
+  'rademacher': lambda s: 2 * np.sum(s**2) - 2 * np.sum(np.diag(s) ** 2),
+  'gaussian': lambda s: 2 * np.sum(s**2),
+}
+
+
 @pytest.mark.parametrize('divergence', DIVERGENCES)
-def test_divergence_of_a_diagonal_field(x64, divergence):
-  # For J = diag(c), e = ±1 gives the trace without error, as the basis does.
-  slopes, x = jnp.arange(1.0, 7.0).reshape(2, 3), jnp.zeros((2, 3))
-  probes = DIVERGENCES[divergence](jax.random.key(0), x)
-  if divergence == 'gaussian':
-    draws = jax.vmap(lambda key: DIVERGENCES[divergence](key, x))
-    probes = draws(jax.random.split(jax.random.key(0), 100_000))[:, 0] / np.sqrt(100_000)
-  traces = jnp.sum(jnp.square(probes) * slopes[None])
-  assert traces == pytest.approx(21, rel=0.02 if divergence == 'gaussian' else 1e-12)
+def test_probes_estimate_the_trace(x64, divergence):
+  jacobian, size = np.random.default_rng(0).normal(size=(6, 6)), 20_000
+
+  @jax.jit
+  @jax.vmap
+  def draw(key):
+    probes = DIVERGENCES[divergence](key, jnp.zeros((2, 3)))
+    return jacobian_trace(lambda e: (jacobian @ e.ravel()).reshape(2, 3), probes)
+
+  draws = draw(jax.random.split(jax.random.key(0), size))
+  spread = SPREADS[divergence]((jacobian + jacobian.T) / 2)
+  assert np.var(draws) == pytest.approx(spread, rel=0.1, abs=1e-20)
+  error = 4.5 * np.sqrt(spread / size) + 1e-12
+  assert np.mean(draws) == pytest.approx(np.trace(jacobian), abs=error)
 
 
 def test_an_example_does_not_depend_on_its_batch(x64):

@@ -244,6 +244,15 @@ def test_slope_of_eps_is_how_an_error_moves_it(x64, name):
     assert slope == pytest.approx(float(jax.grad(read)(0.4)), rel=1e-12)
 
 
+@pytest.mark.parametrize('snr', [1e-3, 1.0, 400.0])
+def test_errors_of_eps_x0_and_v_differ_by_the_snr(x64, snr):
+  # On a VP path, in squares: of eps SNR times that of x0, of v 1 + SNR times.
+  alpha, sigma = np.sqrt(snr / (1 + snr)), np.sqrt(1 / (1 + snr))
+  of_x0, of_v = (eps_slope(alpha, sigma, PARAMETERIZATIONS[name]().row) for name in ('x0', 'v'))
+  assert of_x0**2 == pytest.approx(snr, rel=1e-12)
+  assert (of_x0 / of_v) ** 2 == pytest.approx(1 + snr, rel=1e-12)
+
+
 @pytest.mark.parametrize('name', CONTINUOUS)
 @pytest.mark.parametrize('target', PARAMETERIZATIONS)
 def test_data_is_read_back_on_every_path(x64, name, target):
