@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ddpm_jax.evaluation.sampling import Samples, save_samples
 from ddpm_jax.training import load_run
 from ddpm_jax.training.metrics import read
 
@@ -124,33 +126,44 @@ def test_samples_are_drawn_around_what_a_mask_keeps(run, tmp_path):
 
 # One process imports, and each command line is a fork of it.
 FORKS = """
-import json, os, sys
-from experiments import cli, sample
+import importlib, json, os, sys
+from ddpm_jax.evaluation import sampling, report
+from experiments import cli
 
-def draw(*arguments, **options):
-  sys.exit('drawn')
-
-sample.draw_samples = draw
-for arguments in json.loads(sys.argv[1]):
+sampling.draw_samples = lambda *_, **__: sys.exit('drawn')
+for name, *flags in json.loads(sys.argv[1]):
   if not (child := os.fork()):
-    sys.argv = ['sample', *arguments]
-    cli.run(sample.main)
+    sys.argv = [name, *flags]
+    try:
+      cli.run(importlib.import_module('experiments.' + name).main)
+    except SystemExit as end:
+      print(end.code, flush=True)
+    os._exit(0)  # JAX's own leave-taking takes seconds
   os.waitpid(child, 0)
 """
 
-# What is wrong with a command to sample, and the line that it gets before anything is drawn.
+# What is wrong with a command, and the line that it gets before anything is drawn or measured.
 UNDRAWN = {
-  '--out=FILE/x.npz': '--out: .*/file cannot be written ',
-  '--out=x.png': "--out: 'x.png' is not the name of an .npz file",
-  '--out=': "--out: '' is not the name of an .npz file",
-  '--resample=3': '--resample: of which picture',
+  'sample --out=FOLDER/file/x.npz': '--out: .*/file cannot be written ',
+  'sample --out=x.png': "--out: 'x.png' is not the name of an .npz file",
+  'sample --out=': "--out: '' is not the name of an .npz file",
+  'sample --resample=3': '--resample: of which picture',
+  'evaluate --samples=FOLDER/torn.npz': r'\S+/torn.npz: cannot be read .*--workdir=\S+/run$',
+  'evaluate --samples=FOLDER/large.npz': r'\S+/large.npz: holds pictures of shape .16, 8, 1.,',
+  'tradeoff': r'\S+/run/tradeoff.json: cannot be read ',
 }
 
 
-def test_what_cannot_be_written_is_refused_before_anything_is_drawn(run, tmp_path):
-  (tmp_path / 'file').touch()
-  lines = [[f'--workdir={run}', flag.replace('FILE', f'{tmp_path}/file')] for flag in UNDRAWN]
-  before = files(run)
+def test_what_cannot_be_read_or_written_is_refused_before_anything_is_drawn(run, tmp_path):
+  shutil.copytree(run, tmp_path / 'run')
+  for name, content in {'file': b'', 'torn.npz': b'PK', 'run/tradeoff.json': b'{"ddim'}.items():
+    (tmp_path / name).write_bytes(content)
+  record = {'step': 6, 'seed': 0, 'evaluations': 2, 'sampler': {'guidance': 1.0}}
+  large = Samples(np.zeros((2, 16, 8, 1), np.uint8), np.zeros(2, int), record)
+  save_samples(tmp_path / 'large.npz', large)
+  before = files(tmp_path)
+  lines = [line.replace('FOLDER', str(tmp_path)).split() for line in UNDRAWN]
+  lines = [[name, f'--workdir={tmp_path / "run"}', *flags] for name, *flags in lines]
   done = subprocess.run(
     [sys.executable, '-c', FORKS, json.dumps(lines)],
     cwd=ROOT,
@@ -162,7 +175,8 @@ def test_what_cannot_be_written_is_refused_before_anything_is_drawn(run, tmp_pat
   assert len(told) == len(UNDRAWN), done.stderr
   for line, message in zip(told, UNDRAWN.values(), strict=True):
     assert re.match(message, line), line
-  assert files(run) == before
+  assert done.stdout.split() == ['2'] * len(UNDRAWN)
+  assert files(tmp_path) == before
 
 
 MISTAKES = {
