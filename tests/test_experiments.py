@@ -28,6 +28,7 @@ DIGITS = ['--config=configs/digits.py']
 SMALL = [
   '--config.model.channels=8',
   '--config.model.multipliers=(1,)',
+  '--config.model.attention_resolutions=()',
   '--config.dataset.batch_size=16',
   '--config.training.num_steps=6',
   '--config.sampler.num_steps=2',

@@ -361,12 +361,13 @@ def test_a_label_in_brackets_is_shown_on_the_terminal(empty):
 
 
 def test_samples_without_two_classes_have_no_features(empty, monkeypatch, tmp_path):
-  images = np.zeros((4, 8, 8, 1), np.uint8)
-  split = data.Arrays(images, np.zeros(4, int))
-  real = report.read_real(data.Dataset('one', split, split, (8, 8, 1), 17, num_classes=1))
+  images = np.zeros((40, 8, 8, 1), np.uint8)
+  split = data.Arrays(images, np.zeros(40, int))
+  one = data.Dataset('one', split, split, (8, 8, 1), 17, num_classes=1)
+  real = report.read_real(one)
   monkeypatch.setattr(metrics, 'draw_samples', lambda *_, **__: images)
   monkeypatch.setattr(metrics, 'judge_of', lambda _: metrics.Judge(real, None, np.zeros(0)))
-  experiment = SimpleNamespace(config=empty.configs[0], dataset=SimpleNamespace(num_classes=1))
+  experiment = SimpleNamespace(config=empty.configs[0], dataset=one)
   found = metrics.samples(metrics.Trained(experiment, None, tmp_path))
   why = 'the training images are of fewer than two classes'
   names = ('frechet', 'mmd', 'read_as_asked')
