@@ -67,7 +67,7 @@ def main() -> None:
   experiment, path = build(run.config), workdir / 'report.json'
   with hosts.together():
     if hosts.is_first():
-      check_writable(workdir / 'samples', '--workdir')
+      check_writable(workdir, '--workdir')
   hosts.say(f'{file}: {samples}, drawn at step {run.step}')
   figures: Figures = {'dataset': experiment.dataset.name, 'step': run.step, 'file': str(file)}
   figures |= {'loss': run.config.loss.name, 'finished': False}

@@ -38,6 +38,8 @@ def main():
     raise InputError('--workdir: taken\\nby another')
   if WORKDIR.value == 'broken':
     raise ValueError('a mistake of ours')
+  if WORKDIR.value == 'full':
+    raise OSError(28, 'No space left on device', 'full/report.json')
   if WORKDIR.value == 'saved':
     raise Interrupted(2, 'saved at step 3')
   if WORKDIR.value == 'waiting':
@@ -111,6 +113,7 @@ SOUND = {
   ),
   'argument': ('--config=good.py:16',),
   'broken': ('--config=good.py', '--workdir=broken'),
+  'full': ('--config=good.py', '--workdir=full'),
   'saved': ('--config=good.py', '--workdir=saved'),
   'help': ('--help',),
 }
@@ -222,6 +225,12 @@ def test_argument_of_the_config_file(command):
 def test_interrupted_after_saving(command):
   code, _, err = command(*SOUND['saved'])
   assert (code, err) == (130, 'saved at step 3\n')
+
+
+def test_a_full_disk_is_one_line(command):
+  code, _, err = command(*SOUND['full'])
+  line = 'full/report.json: No space left on device; make room, and give the same command again\n'
+  assert (code, err) == (1, line)
 
 
 @pytest.mark.parametrize(('signum', 'expected'), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

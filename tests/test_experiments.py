@@ -1,9 +1,11 @@
 """The commands, run as a user runs them: real configs, made small by flags."""
 
+import hashlib
 import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ddpm_jax.evaluation.sampling import Samples, save_samples
 from ddpm_jax.training import load_run
 from ddpm_jax.training.metrics import read
 
@@ -25,6 +28,7 @@ DIGITS = ['--config=configs/digits.py']
 SMALL = [
   '--config.model.channels=8',
   '--config.model.multipliers=(1,)',
+  '--config.model.attention_resolutions=()',
   '--config.dataset.batch_size=16',
   '--config.training.num_steps=6',
   '--config.sampler.num_steps=2',
@@ -67,6 +71,9 @@ def test_train_sample_and_report(run):
   told = command('evaluate', f'--workdir={run}')
   assert told.returncode == 0, told.stderr
   figures = json.loads((run / 'report.json').read_text())
+  assert figures['finished'] and figures['file'] == str(run / 'samples.npz')
+  assert [group['count'] for group in figures['samples']] == [20, 20]
+  assert f'{run / "samples.npz"}: 20 free samples, drawn at step 6' in told.stdout
   assert figures['bits_per_dim']['chain']['error'] <= 0.02
   for words in ('read as asked', 'spread', 'nearest', 'bits/dim', 'histogram', 'Gaussian'):
     assert words in told.stdout
@@ -82,6 +89,7 @@ def test_samples_are_drawn_around_what_a_mask_keeps(run, tmp_path):
   Image.fromarray(picture).save(tmp_path / 'picture.png')
   Image.fromarray(mask).save(tmp_path / 'mask.png')
   flags = [f'--init_image={tmp_path / "picture.png"}', f'--mask={tmp_path / "mask.png"}']
+  before = files(run)
   method = [
     '--sampler=unipc',
     '--option=order=3',
@@ -92,12 +100,84 @@ def test_samples_are_drawn_around_what_a_mask_keeps(run, tmp_path):
   ]
   done = command('sample', f'--workdir={run}', '--num=3', *flags, *method)
   assert done.returncode == 0, done.stderr
-  with np.load(run / 'samples.npz') as archive:
+  names = ('inpainting.npz', 'samples/inpainting.png', 'samples/inpainting.gif')
+  after = files(run)
+  assert {path: after[path] for path in before} == before
+  assert after.keys() - before.keys() == {run / name for name in names}
+  with np.load(run / 'inpainting.npz') as archive:
     images = archive['arr_0'][..., 0].astype(int)
+    record = json.loads(str(archive['record']))
+  assert record['kind'] == 'inpainting' and record['seed'] == 0
+  assert (record['strength'], record['resample']) == (1.0, 2)
+  for name, file in (('init_image', 'picture.png'), ('mask', 'mask.png')):
+    content = (tmp_path / file).read_bytes()
+    assert record[name]['path'] == str(tmp_path / file)
+    assert record[name]['sha256'] == hashlib.sha256(content).hexdigest()
   np.testing.assert_array_equal(images[:, :, :4], np.broadcast_to(picture[:, :4], (3, 8, 4)))
   assert (np.abs(images[:, :, 4:] - picture[:, 4:]) > 2).any(axis=(1, 2)).all()
-  with Image.open(run / 'samples' / 'path.gif') as movie:
+  with Image.open(run / 'samples' / 'inpainting.gif') as movie:
     assert movie.n_frames == 5
+  told = command('evaluate', f'--workdir={run}', f'--samples={run / "inpainting.npz"}')
+  assert told.returncode == 0, told.stderr
+  assert '3 samples drawn around a picture' in told.stdout and 'unguided' not in told.stdout
+  (group,) = json.loads((run / 'report.json').read_text())['samples']
+  assert group['count'] == 3 and group['sampler']['guidance'] != 1
+  assert group['spread_ratio'] is None and 'two samples' in group['left_out']['spread_ratio']
+
+
+# One process imports, and each command line is a fork of it.
+FORKS = """
+import importlib, json, os, sys
+from ddpm_jax.evaluation import sampling, report
+from experiments import cli
+
+sampling.draw_samples = lambda *_, **__: sys.exit('drawn')
+for name, *flags in json.loads(sys.argv[1]):
+  if not (child := os.fork()):
+    sys.argv = [name, *flags]
+    try:
+      cli.run(importlib.import_module('experiments.' + name).main)
+    except SystemExit as end:
+      print(end.code, flush=True)
+    os._exit(0)  # JAX's own leave-taking takes seconds
+  os.waitpid(child, 0)
+"""
+
+# What is wrong with a command, and the line that it gets before anything is drawn or measured.
+UNDRAWN = {
+  'sample --out=FOLDER/file/x.npz': '--out: .*/file cannot be written ',
+  'sample --out=x.png': "--out: 'x.png' is not the name of an .npz file",
+  'sample --out=': "--out: '' is not the name of an .npz file",
+  'sample --resample=3': '--resample: of which picture',
+  'evaluate --samples=FOLDER/torn.npz': r'\S+/torn.npz: cannot be read .*--workdir=\S+/run$',
+  'evaluate --samples=FOLDER/large.npz': r'\S+/large.npz: holds pictures of shape .16, 8, 1.,',
+  'tradeoff': r'\S+/run/tradeoff.json: cannot be read ',
+}
+
+
+def test_what_cannot_be_read_or_written_is_refused_before_anything_is_drawn(run, tmp_path):
+  shutil.copytree(run, tmp_path / 'run')
+  for name, content in {'file': b'', 'torn.npz': b'PK', 'run/tradeoff.json': b'{"ddim'}.items():
+    (tmp_path / name).write_bytes(content)
+  record = {'step': 6, 'seed': 0, 'evaluations': 2, 'sampler': {'guidance': 1.0}}
+  large = Samples(np.zeros((2, 16, 8, 1), np.uint8), np.zeros(2, int), record)
+  save_samples(tmp_path / 'large.npz', large)
+  before = files(tmp_path)
+  lines = [line.replace('FOLDER', str(tmp_path)).split() for line in UNDRAWN]
+  lines = [[name, f'--workdir={tmp_path / "run"}', *flags] for name, *flags in lines]
+  done = subprocess.run(
+    [sys.executable, '-c', FORKS, json.dumps(lines)],
+    cwd=ROOT,
+    env={**os.environ, 'JAX_NUM_CPU_DEVICES': '1'},
+    capture_output=True,
+    text=True,
+  )
+  told = done.stderr.strip().splitlines()
+  assert len(told) == len(UNDRAWN), done.stderr
+  for line, message in zip(told, UNDRAWN.values(), strict=True):
+    assert re.match(message, line), line
+  assert done.stdout.split() == ['2'] * len(UNDRAWN)
+  assert files(tmp_path) == before
 
 
 MISTAKES = {

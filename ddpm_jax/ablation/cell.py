@@ -90,7 +90,10 @@ def paced(cell: Cell, seconds: float) -> Config:
     write_json(
       path, {'steps': max(1, round(seconds / step_seconds(cell.config, min(3.0, seconds))))}
     )
-  steps = read_json(path)['steps']
+  found = read_json(path)
+  steps = found.get('steps') if isinstance(found, dict) else None
+  if not isinstance(steps, int) or steps < 1:
+    raise InputError(f'{path}: holds no number of steps; remove it, and it is measured anew')
   return dataclasses.replace(
     cell.config, training=dataclasses.replace(cell.config.training, num_steps=steps)
   )

@@ -37,7 +37,8 @@ class Features:
   def __call__(self, images: np.ndarray) -> np.ndarray:
     """(N, width), after the ReLU."""
     weights, biases = self._network.coefs_[0], self._network.intercepts_[0]
-    return np.maximum(images.reshape(len(images), -1) @ weights + biases, 0.0)
+    pixels = images.reshape(len(images), weights.shape[0])  # also where there are no images
+    return np.maximum(pixels @ weights + biases, 0.0)
 
 
 def frechet(x: np.ndarray, y: np.ndarray) -> float:

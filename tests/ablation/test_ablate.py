@@ -1,6 +1,7 @@
 """The runner on cells of a few steps: the same table however it was stopped, mistakes in a line."""
 
 import csv
+import io
 import json
 import os
 import pathlib
@@ -8,9 +9,11 @@ import re
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from ddpm_jax import data
 from ddpm_jax.ablation import cell as cell_module
@@ -20,8 +23,10 @@ from ddpm_jax.ablation.page import make_page
 from ddpm_jax.ablation.plan import load_plan, make_plan, save_plan
 from ddpm_jax.ablation.results import make_figures, read_finished, write_csv
 from ddpm_jax.ablation.runners import LOG, Outcome, here, lines, pinned, shared, workers
+from ddpm_jax.ablation.table import make_table
 from ddpm_jax.config import from_config_dict, from_json, to_json
 from ddpm_jax.errors import InputError
+from ddpm_jax.evaluation import report
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -269,15 +274,19 @@ def test_more_seeds_go_on_with_a_sweep(folder, whole):
   save_plan(whole)
 
 
-def test_the_page_needs_nothing_beside_itself(whole):
-  finished = read_finished(whole)
-  figures = make_figures(whole, finished, baseline=1)
+def page_of(plan, baseline=0):
+  finished = read_finished(plan)
+  figures = make_figures(plan, finished, baseline)
   panels = {
     'bars': plots.bar_panels(figures),
-    'curves': plots.curve_panels(whole),
+    'curves': plots.curve_panels(plan),
     'levels': plots.level_panels(figures),
   }
-  page = make_page(whole, finished, figures, panels)
+  return make_page(plan, finished, figures, panels)
+
+
+def test_the_page_needs_nothing_beside_itself(whole):
+  page = page_of(whole, baseline=1)
   addresses = re.findall(r'(?:src|href|srcset)="([^"]{0,30})|url\((.{0,20})|(@import)', page)
   assert len(addresses) > 10
   assert all(address.startswith('data:image/png;base64,') for address, *_ in addresses)
@@ -289,6 +298,80 @@ def test_the_page_needs_nothing_beside_itself(whole):
     'bits/dim, chain',
   ):
     assert words in page
+
+
+def write_result(cell, text):
+  cell.folder.mkdir(parents=True, exist_ok=True)
+  (cell.folder / 'result.json').write_text(text)
+
+
+def test_a_figure_that_could_not_be_had_is_told_with_its_reason(empty):
+  """And is no number: a mean over the other seeds would be silent about it."""
+  evil = '<script>alert(1)</script>'
+  for cell, value in zip(empty.cells, (1.0, None), strict=False):
+    metrics = {'frechet': value, 'mmd': 0.5}
+    reasons = {} if value else {'frechet': evil}
+    write_result(cell, json.dumps({'steps': 4, 'metrics': metrics, 'left_out': reasons}))
+  frechet, mmd = make_figures(empty, read_finished(empty))
+  assert np.isnan(frechet.rows[1].mean.mean) and mmd.rows[1].mean.mean == 0.5
+  page = page_of(empty)
+  assert evil not in page
+  assert 'Left out: Fréchet distance: &lt;script&gt;alert(1)&lt;/script&gt; (decay=0.2' in page
+  assert 'config.json cannot be read' in page
+  rows = list(csv.DictReader(table(empty).decode().splitlines()))
+  assert [(row['frechet'], row['mmd']) for row in rows] == [('1.0', '0.5'), ('', '0.5')]
+
+
+@pytest.mark.parametrize(
+  'text',
+  [
+    '',
+    '{"steps": 4, "met',
+    '[]',
+    '{}',
+    '{"steps": 4, "metrics": {"<b>": 1}}',
+    '{"steps": 4, "metrics": {"eps_mse/x": 1}}',
+    '{"steps": "<b>", "metrics": {"mmd": 1}}',
+    '{"steps": 4, "metrics": {"mmd": "<b>"}}',
+    '{"steps": 4, "metrics": {"mmd": 1}, "left_out": 3}',
+    '[' * 100_000,
+  ],
+)
+def test_a_torn_or_tampered_result_is_named(empty, text):
+  write_result(empty.cells[1], text)
+  with pytest.raises(InputError, match=r'01-decay=0.2/seed_0/result\.json: (cannot be|holds no)'):
+    read_finished(empty)
+
+
+@pytest.mark.parametrize('field', ['seeds', 'seconds', 'variants'])
+def test_a_tampered_sweep_is_named(empty, field):
+  path = empty.workdir / 'sweep.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | {field: '<b>'}))
+  with pytest.raises(InputError, match=r'sweep\.json: cannot be read'):
+    load_plan(empty.workdir)
+
+
+def test_a_label_in_brackets_is_shown_on_the_terminal(empty):
+  write_result(empty.cells[0], '{"steps": 4, "metrics": {"mmd": 1}}')
+  (figure,) = make_figures(empty, read_finished(empty))
+  row = figure.rows[0]._replace(label='path=[/a]/[red]x')
+  console = Console(file=io.StringIO(), width=100)
+  console.print(make_table('title', [figure._replace(rows=[row])]))
+  assert 'path=[/a]/[red]x' in console.file.getvalue()
+
+
+def test_samples_without_two_classes_have_no_features(empty, monkeypatch, tmp_path):
+  images = np.zeros((40, 8, 8, 1), np.uint8)
+  split = data.Arrays(images, np.zeros(40, int))
+  one = data.Dataset('one', split, split, (8, 8, 1), 17, num_classes=1)
+  real = report.read_real(one)
+  monkeypatch.setattr(metrics, 'draw_samples', lambda *_, **__: images)
+  monkeypatch.setattr(metrics, 'judge_of', lambda _: metrics.Judge(real, None, np.zeros(0)))
+  experiment = SimpleNamespace(config=empty.configs[0], dataset=one)
+  found = metrics.samples(metrics.Trained(experiment, None, tmp_path))
+  why = 'the training images are of fewer than two classes'
+  names = ('frechet', 'mmd', 'read_as_asked')
+  assert found == {**dict.fromkeys(names), 'left_out': dict.fromkeys(names, why)}
 
 
 def test_a_cell_that_fails_is_told_and_the_rest_go_on(folder, monkeypatch):

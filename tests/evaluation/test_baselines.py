@@ -1,9 +1,18 @@
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
+from scipy.stats import multivariate_normal
 
-from ddpm_jax.evaluation.baselines import gaussian_bits, histogram_bits
+from ddpm_jax.evaluation import baselines
+from ddpm_jax.evaluation.baselines import (
+  Gaussian,
+  conditional_bits,
+  gaussian_bits,
+  histogram_bits,
+  shrunk_gaussian,
+)
 
 MODELS = {'histogram': histogram_bits, 'gaussian': gaussian_bits}
 
@@ -53,3 +62,60 @@ def test_gaussian_keeps_its_digits_in_the_tails():
   bits = gaussian_bits(train, np.array([[10], [30], [0]]), 256)
   assert np.isfinite(bits).all()
   assert bits[0] < 0.2 < 100 < bits[1]
+
+
+def test_blocks_of_pixels_make_the_density_of_the_whole(monkeypatch):
+  """Where a bin is narrow its mass is the density, which scipy has."""
+  rng = np.random.default_rng(0)
+  loadings, noise = 300 * rng.normal(size=(7, 3)), rng.uniform(1e3, 1e4, 7)
+  mean = rng.uniform(4000, 6000, 7)
+  covariance = loadings @ loadings.T + np.diag(noise)
+  levels = np.rint(rng.multivariate_normal(mean, covariance, 50))
+  truth = -multivariate_normal(mean, covariance).logpdf(levels) / 7 / np.log(2)
+  for block in (1, 2, 7, 100):
+    monkeypatch.setattr(baselines, 'BLOCK', block)
+    found = conditional_bits(Gaussian(mean, loadings, noise), levels, 10_000)
+    np.testing.assert_allclose(found, truth, atol=1e-3)
+
+
+@pytest.mark.parametrize('count', [6, 40])  # fewer than pixels, and more
+def test_the_covariance_is_shrunk_as_published(count):
+  """Schäfer and Strimmer 2005, target D, pair by pair."""
+  x = np.random.default_rng(0).normal(size=(count, 8)) @ np.diag(np.arange(1.0, 9.0)) + 5
+  x[:, 1] += x[:, 0]
+  x -= x.mean(0)
+  products = x[:, :, None] * x[:, None, :]
+  covariance = products.mean(0)
+  others = ~np.eye(8, dtype=bool)
+  variance = products.var(axis=0)[others].sum() / count
+  rho = min(1, variance / (covariance[others] ** 2).sum())
+  assert 0 < rho < 1
+  law = shrunk_gaussian(x)
+  found = law.loadings @ law.loadings.T + np.diag(law.noise - 1 / 12)
+  np.testing.assert_allclose(found, np.where(others, (1 - rho) * covariance, covariance), atol=1e-9)
+
+
+@pytest.mark.parametrize('count', [1, 2, 3, 5, 9, 10, 20, 40, 100])
+def test_gaussian_of_few_images_is_never_worse_than_uniform(digits, count):
+  images, test = digits.train[:]['image'], digits.test[:]['image']
+  rows = np.random.default_rng(count).permutation(len(images))[:count]
+  bits = gaussian_bits(images[rows], test, 17).mean()
+  assert bits <= np.log2(17)
+  assert count < 20 or bits < 3, 'as soon as there are a few it beats uniform by far'
+
+
+def test_gaussian_of_noise_is_uniform():
+  noise = np.random.default_rng(0).integers(0, 256, (60, 16))
+  np.testing.assert_array_equal(gaussian_bits(noise[:50], noise[50:], 256), np.full(10, 8.0))
+
+
+def test_gaussian_of_large_images_needs_little_memory():
+  rng = np.random.default_rng(0)
+  images = 100 + 20 * rng.normal(size=(24, 1)) + rng.normal(size=(24, 20_000))
+  images = np.rint(images).astype(np.uint8)
+  tracemalloc.start()
+  bits = gaussian_bits(images[:20], images[20:], 256)
+  peak = tracemalloc.get_traced_memory()[1]
+  tracemalloc.stop()
+  assert bits.mean() < 3, 'pixels share nearly all that they are'
+  assert peak < 2e8, 'a covariance would take 3.2e9 bytes'

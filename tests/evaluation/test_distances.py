@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from ddpm_jax.evaluation.available import Unavailable
 from ddpm_jax.evaluation.distances import DISTANCES, Features, frechet, measured, mmd
 
 
@@ -49,6 +50,19 @@ def test_mmd_of_one_law_is_zero_on_average():
   found = [mmd(normal(2 * n, 100), normal(2 * n + 1, 100)) for n in range(60)]
   assert abs(np.mean(found)) < 4 * np.std(found) / np.sqrt(60)
   assert min(found) < 0
+
+
+@pytest.mark.parametrize('name', DISTANCES)
+@pytest.mark.parametrize('counts', [(1, 9), (9, 1), (0, 9)])
+def test_a_single_image_is_at_no_distance(name, counts):
+  x, y = (normal(0, count) for count in counts)
+  with pytest.raises(Unavailable, match='it takes two (drawn|held-out) images'):
+    measured(DISTANCES[name], x, y)
+
+
+def test_features_of_one_class_are_none():
+  with pytest.raises(Unavailable, match='fewer than two classes'):
+    Features(normal(0, 9), np.zeros(9, int))
 
 
 @pytest.mark.parametrize('name', DISTANCES)

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from ddpm_jax.evaluation.available import Unavailable
 from ddpm_jax.evaluation.diversity import nearest, nearest_ratio, spread, spread_ratio
 
 
@@ -36,6 +37,21 @@ def test_one_image_of_a_class_has_no_spread():
   images = np.array([[0.0], [2.0], [5.0]])
   assert spread(images, np.array([0, 0, 1])) == pytest.approx(2**0.5), 'that of the first class'
   assert np.isnan(spread(images, np.arange(3)))
+
+
+def test_ratios_to_nothing_are_left_out_with_the_reason():
+  images, labels = np.array([[0.0], [2.0], [5.0]]), np.array([0, 0, 1])
+  with pytest.raises(Unavailable, match='no class has two samples'):
+    spread_ratio(images, np.arange(3), images, labels)
+  for real in (images[[0, 0]], images[:1]):
+    with pytest.raises(Unavailable, match='no class has two training images that differ'):
+      spread_ratio(images, labels, real, labels[: len(real)])
+  with pytest.raises(Unavailable, match='no held-out image'):
+    nearest_ratio(images, images, images[:0])
+  with pytest.raises(Unavailable, match='no training image'):
+    nearest_ratio(images, images[:0], images)
+  with pytest.raises(Unavailable, match='among the training images'):
+    nearest_ratio(images, images, images[:1])
 
 
 def test_nearest_by_hand():

@@ -7,11 +7,12 @@ import pytest
 from ddpm_jax.errors import InputError
 from ddpm_jax.evaluation.sampling import (
   Samples,
-  balanced_labels,
   draw_samples,
   load_samples,
   save_samples,
 )
+
+RECORD = {'step': 7, 'seed': 0, 'evaluations': 3, 'sampler': {'guidance': 1.0}}
 
 
 def with_sampler(experiment, **changes):
@@ -22,7 +23,7 @@ def with_sampler(experiment, **changes):
 
 
 def test_a_sample_depends_on_its_number_and_not_on_its_batch(experiment, params):
-  labels = balanced_labels(24, 10)
+  labels = np.arange(24, dtype=np.int32) % 10
 
   def draw(num, size):
     return draw_samples(experiment, params, num, labels[:num], seed=3, batch_size=size).astype(int)
@@ -63,24 +64,48 @@ def test_evaluations_are_counted_where_the_network_is_called(experiment, params)
     assert sum(rows) == 8 * counted.kind.evaluations(counted)
 
 
-def test_labels_are_balanced():
-  assert balanced_labels(23, 5).tolist() == [*range(5)] * 4 + [0, 1, 2]
-  assert balanced_labels(23, None) is None
-
-
 @pytest.mark.parametrize('labels', [np.arange(3, dtype=np.int32), None])
 def test_the_file_follows_adm(tmp_path, labels):
   images = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 1), np.uint8)
   path = tmp_path / 'samples.npz'
-  save_samples(path, Samples(images, labels, {'step': 7}))
+  save_samples(path, Samples(images, labels, RECORD))
   assert list(tmp_path.iterdir()) == [path]
   with np.load(path) as file:
     assert file['arr_0'].dtype == np.uint8
     np.testing.assert_array_equal(file['arr_0'], images)
     assert ('arr_1' in file) == (labels is not None)
   read = load_samples(path)
-  assert read.record == {'step': 7}
+  assert read.record == RECORD and read.free and str(read) == '3 free samples'
   np.testing.assert_array_equal(read.labels, labels)
+
+
+IMAGES = np.zeros((3, 4, 4, 1), np.uint8)
+
+
+@pytest.mark.parametrize(
+  ('samples', 'word'),
+  [
+    (Samples(IMAGES.astype(float), None, RECORD), 'arr_0 is float64'),
+    (Samples(IMAGES[:0], None, RECORD), 'arr_0 is uint8 .0, 4'),
+    (Samples(IMAGES, np.zeros(2, int), RECORD), 'arr_1 is int64 .2,.*not 3 integers'),
+    (Samples(IMAGES, np.zeros(3), RECORD), 'arr_1 is float64'),
+    (Samples(IMAGES, None, {}), "no 'step'"),
+    (Samples(IMAGES, None, []), 'something else'),
+    (Samples(IMAGES, None, RECORD | {'kind': 'painted'}), 'something else'),
+    (Samples(IMAGES, None, RECORD | {'sampler': 3}), "no 'sampler'"),
+  ],
+)
+def test_a_file_of_something_else_is_refused(tmp_path, samples, word):
+  path = tmp_path / 'samples.npz'
+  save_samples(path, samples)
+  with pytest.raises(InputError, match=rf'samples\.npz: cannot be read .*{word}.*draw it anew by'):
+    load_samples(path)
+
+
+def test_samples_around_a_picture_are_not_free():
+  record = RECORD | {'kind': 'inpainting', 'init_image': {'path': 'a.png', 'sha256': '0'}}
+  samples = Samples(IMAGES, None, record)
+  assert not samples.free and str(samples) == '3 samples drawn around a picture'
 
 
 @pytest.mark.parametrize('content', [None, b'', b'not an archive'])

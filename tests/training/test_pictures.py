@@ -73,6 +73,22 @@ def test_a_gif_has_its_frames_and_rests_at_the_last(tmp_path):
   assert shown == [(0, 1000), (100, 1000), (200, 2000)]
 
 
+@pytest.mark.parametrize('count', [2, 51, 101, 251, 1001])
+def test_a_gif_takes_as_long_with_any_number_of_frames(tmp_path, count):
+  frames = [np.full((4, 4, 1), 255 * number // (count - 1), np.uint8) for number in range(count)]
+  write_gif(tmp_path / 'a.gif', frames, seconds=4.0)
+  with Image.open(tmp_path / 'a.gif') as movie:
+    delays, shades = [], []
+    for number in range(movie.n_frames):
+      movie.seek(number)
+      delays.append(movie.info['duration'])
+      shades.append(np.asarray(movie.convert('L')).mean())
+  *delays, last = delays
+  assert min(delays) >= 20, 'less is taken for a tenth of a second'
+  assert last == 2000 and sum(delays) / 1000 == pytest.approx(4, rel=0.1 if count > 2 else 1)
+  assert (shades[0], shades[-1]) == (0, 255) and (np.diff(shades) > 0).all()
+
+
 def test_the_loss_curve_takes_lines_with_and_without_a_loss(tmp_path):
   rows = [{'step': n, 'loss': 1 / n} for n in range(1, 9)] + [{'step': 8, 'heldout/eps_mse': 0.2}]
   (tmp_path / 'metrics.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
