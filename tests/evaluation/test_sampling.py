@@ -7,7 +7,6 @@ import pytest
 from ddpm_jax.errors import InputError
 from ddpm_jax.evaluation.sampling import (
   Samples,
-  balanced_labels,
   draw_samples,
   load_samples,
   save_samples,
@@ -22,7 +21,7 @@ def with_sampler(experiment, **changes):
 
 
 def test_a_sample_depends_on_its_number_and_not_on_its_batch(experiment, params):
-  labels = balanced_labels(24, 10)
+  labels = np.arange(24, dtype=np.int32) % 10
 
   def draw(num, size):
     return draw_samples(experiment, params, num, labels[:num], seed=3, batch_size=size).astype(int)
@@ -61,11 +60,6 @@ def test_evaluations_are_counted_where_the_network_is_called(experiment, params)
     draw_samples(counted, params, 8, np.zeros(8, np.int32), seed=0, batch_size=8)
     jax.effects_barrier()
     assert sum(rows) == 8 * counted.kind.evaluations(counted)
-
-
-def test_labels_are_balanced():
-  assert balanced_labels(23, 5).tolist() == [*range(5)] * 4 + [0, 1, 2]
-  assert balanced_labels(23, None) is None
 
 
 @pytest.mark.parametrize('labels', [np.arange(3, dtype=np.int32), None])
