@@ -220,7 +220,7 @@ def chosen_labels(run: Run, num: int) -> np.ndarray | None:
   dataset, label = run.experiment.dataset, LABEL.value
   if label is None:
     return dataset.balanced_labels(num)
-  if dataset.classes is None:
+  if dataset.classes is None or dataset.num_classes is None:
     raise InputError(f'--label: {label}: the run has no classes; leave it out')
   if label not in dataset.classes:
     what = 'has no training example' if label < dataset.num_classes else 'is no class'

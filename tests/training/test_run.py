@@ -177,9 +177,6 @@ def test_guidance_by_a_null_label_that_is_never_trained_is_refused(guidance):
       InputError, match=r'^config\.sampler\.guidance: .*config\.model\.label_dropout=0'
     ):
       use()
-  for free in (
-    {'sampler.guidance': 1.0},
-    {'model.label_dropout': 0.1},
-    {'dataset.conditional': False},
-  ):
-    check_training(build(tiny(**settings | free)))
+  free = {'sampler.guidance': 1.0, 'model.label_dropout': 0.1, 'dataset.conditional': False}
+  for name, value in free.items():
+    check_training(build(tiny(**settings | {name: value})))
