@@ -1,3 +1,5 @@
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,12 +59,20 @@ def test_the_record_knows_which_classes_have_examples(tmp_path):
   split = data.Arrays(image, np.array([0, 2, 2, 0, 2, 0]))
   experiment = build(tiny(), data.Dataset('mine', split, split, (8, 8, 1), 17, num_classes=4))
   write_record(tmp_path, experiment)
-  shape = read_record(tmp_path)[1]
-  empty = data.Arrays(image[:0], np.zeros(0, int))
-  assert data.Dataset(train=empty, test=empty, **shape).classes == (0, 2)
-  # A record of before: all of them.
-  del shape['classes']
-  assert data.Dataset(train=empty, test=empty, **shape).classes == (0, 1, 2, 3)
+  record, empty = tmp_path / 'config.json', data.Arrays(image[:0], np.zeros(0, int))
+
+  def known(**changed):
+    tree = json.loads(record.read_text())
+    tree['data'] |= changed
+    record.write_text(json.dumps(tree))
+    return data.Dataset(train=empty, test=empty, **read_record(tmp_path)[1]).classes
+
+  assert known() == (0, 2)
+  # Records of before have none: all of them.
+  assert known(classes=None) == (0, 1, 2, 3)
+  for wrong in ([4], [-1], ['a'], [0.5], 'all', {'0': 1}):
+    with pytest.raises(InputError, match=r'config\.json: data\.classes: .* not all numbers'):
+      known(classes=wrong)
 
 
 def test_the_denoiser_refuses_what_it_does_not_know(saved):
