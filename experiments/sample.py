@@ -220,12 +220,12 @@ def chosen_labels(run: Run, num: int) -> np.ndarray | None:
   dataset, label = run.experiment.dataset, LABEL.value
   if label is None:
     return dataset.balanced_labels(num)
-  if dataset.classes is None:
+  if dataset.classes is None or dataset.num_classes is None:
     raise InputError(f'--label: {label}: the run has no classes; leave it out')
+  if label >= dataset.num_classes:
+    raise InputError(f'--label: {label} is no class; give 0 to {dataset.num_classes - 1}')
   if label not in dataset.classes:
-    what = 'has no training example' if label < dataset.num_classes else 'is no class'
-    given = ', '.join(map(str, dataset.classes))
-    raise InputError(f'--label: {label} {what}; give one of {given}')
+    raise InputError(f'--label: {label} had no example in training; give another')
   return np.full(num, label, np.int32)
 
 

@@ -83,16 +83,16 @@ class Arrays:
   """
 
   def __init__(self, image: np.ndarray, label: np.ndarray):
-    image, self.labels = stored(image, np.uint8), stored(label, np.int32)
-    if image is None or image.ndim != 4 or 0 in image.shape[1:]:
+    pixels, labels = stored(image, np.uint8), stored(label, np.int32)
+    if pixels is None or pixels.ndim != 4 or 0 in pixels.shape[1:]:
       raise ValueError('image must be whole numbers 0 … 255 of shape (N, H, W, C)')
-    labels = self.labels
-    if labels is None or labels.shape != (len(image),) or labels.min(initial=0) < 0:
+    if labels is None or labels.shape != (len(pixels),) or labels.min(initial=0) < 0:
       raise ValueError(
-        f'label must be {len(image)} whole numbers from 0, the class of each example: '
+        f'label must be {len(pixels)} whole numbers from 0, the class of each example: '
         'np.unique(label, return_inverse=True)[1] numbers them, zeros stand for no classes'
       )
-    self._columns = {'image': image, 'label': labels}
+    self.labels = labels
+    self._columns = {'image': pixels, 'label': labels}
 
   def __len__(self) -> int:
     return len(self.labels)

@@ -27,7 +27,6 @@ MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}  # Pillow's, by the number of channels
 # From a PNG's own levels to 8 bits, by how its pixels are packed: what Pillow does to the pixels,
 # but not to the one level or color that stands for transparent.
 EIGHT_BITS = {
-  '1': lambda level: 255 * level,
   'L;2': lambda level: 85 * level,
   'L;4': lambda level: 17 * level,
   'RGB;16B': lambda color: tuple(level >> 8 for level in color),

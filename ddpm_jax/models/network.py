@@ -64,7 +64,7 @@ def null_cond(module: nn.Module, batch_size: int) -> dict[str, Array]:
   return {'label': jnp.full((batch_size,), module.num_classes, jnp.int32)}
 
 
-def checked_cond(module: nn.Module, cond: Mapping[str, Array]) -> Mapping[str, Array]:
+def checked_cond(module: nn.Module, cond: Mapping[str, Array]) -> dict[str, Array]:
   """The condition, its labels within 0 … num_classes, the last of them the null label.
 
   Traced labels are clamped to that. Else an embedding would give NaN for those above, and for -1
@@ -76,7 +76,7 @@ def checked_cond(module: nn.Module, cond: Mapping[str, Array]) -> Mapping[str, A
   """
   num_classes = getattr(module, 'num_classes', None)
   if num_classes is None or 'label' not in cond:
-    return cond
+    return dict(cond)
   label = cond['label']
   dtype, shape = jnp.result_type(label), jnp.shape(label)
   if not jnp.issubdtype(dtype, jnp.integer) or len(shape) > 1:
@@ -89,7 +89,7 @@ def checked_cond(module: nn.Module, cond: Mapping[str, Array]) -> Mapping[str, A
       f'cond: label {outside[0]} is no class: there are 0 to {num_classes - 1}, and {num_classes} '
       'for no condition'
     )
-  return cond
+  return dict(cond)
 
 
 def num_params(params: Params) -> int:

@@ -136,7 +136,7 @@ def read_record(workdir: pathlib.Path) -> tuple[Config, dict[str, Any]]:
 
 def read_shape(tree: Any) -> dict[str, Any]:
   """The shape of the data as config.json has it; raises InputError where it is none."""
-  shape = {name: tree[name] for name in SHAPE}
+  shape = {name: tree[name] for name in SHAPE if name != 'classes'}
   sides = shape['image_shape']
   numbers = {f'image_shape[{axis}]': side for axis, side in enumerate(sides)}
   numbers |= {name: shape[name] for name in ('num_levels', 'num_classes')}
@@ -149,7 +149,18 @@ def read_shape(tree: Any) -> dict[str, Any]:
     raise InputError(f'data.image_shape: {sides!r} is not height, width and channels')
   if not isinstance(shape['name'], str):
     raise InputError(f'data.name: {shape["name"]!r} is not a string')
-  return shape | {'image_shape': tuple(sides)}
+  classes = read_classes(tree.get('classes'), shape['num_classes'])
+  return shape | {'image_shape': tuple(sides), 'classes': classes}
+
+
+def read_classes(classes: Any, num_classes: int | None) -> tuple[int, ...] | None:
+  """Those with a training example; None where the record is of before they were kept."""
+  if classes is None:
+    return None
+  known = range(num_classes or 0)
+  if not isinstance(classes, list) or not all(type(k) is int and k in known for k in classes):
+    raise InputError(f'data.classes: {classes!r} are not all numbers of classes')
+  return tuple(classes)
 
 
 def write_record(workdir: pathlib.Path, experiment: Experiment) -> None:

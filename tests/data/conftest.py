@@ -12,6 +12,9 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 
 def png(image):
+  """The bytes of a PNG of (H, W, C); bytes stay as they are."""
+  if isinstance(image, bytes):
+    return image
   file = io.BytesIO()
   Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, 'png')
   return file.getvalue()

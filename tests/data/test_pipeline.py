@@ -42,6 +42,15 @@ def test_every_example_once_an_epoch(batch_size):
   assert len({tuple(order) for order in orders}) == epochs
 
 
+@pytest.mark.parametrize('label', [-1, 5])
+def test_a_label_that_is_no_class_is_refused_when_it_is_read(label):
+  image = np.zeros((1, 1, 1, 1), np.uint8)
+  split = Decoded(lambda rows: ((image[0], label) for _ in rows), N, (1, 1, 1))
+  dataset = Dataset('numbered', split, split, (1, 1, 1), num_levels=256, num_classes=5)
+  with pytest.raises(InputError, match=rf'^config\.dataset: .* label {label}, .* of the 5 classes'):
+    next(train_iterator(dataset, 8, seed=0))
+
+
 def test_the_order_differs_by_seed_and_by_nothing_else():
   orders = [stream(train_iterator(numbered(), N, seed), 1) for seed in (0, 1, 0)]
   assert not np.array_equal(orders[0], orders[1])

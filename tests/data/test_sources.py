@@ -1,4 +1,5 @@
 import inspect
+import os
 import subprocess
 import sys
 
@@ -56,6 +57,7 @@ def test_arrays_with_a_test_set_of_their_own_and_no_labels(tmp_path, pictures):
 
 
 GOOD = np.zeros((4, 2, 2, 1), np.uint8)
+LABEL = np.arange(4)
 BAD_ARRAYS = {
   'float': (dict(image=GOOD / 2), 'image must be uint8 .* not float64'),
   'flat': (dict(image=GOOD[:, 0, 0]), 'image must be uint8 .* not uint8 .4, 1.'),
@@ -69,6 +71,29 @@ BAD_ARRAYS = {
     "has 'label' but no 'test_label'",
   ),
   'shapes': (dict(image=GOOD, test_image=GOOD[:, :1]), 'test_image has shape'),
+  'no channel': (dict(image=GOOD[..., :0]), 'image must be uint8 .* not uint8 .4, 2, 2, 0.'),
+  'no height': (dict(image=GOOD[:, :0]), 'image must be uint8 .* not uint8 .4, 0, 2, 1.'),
+  'one-hot': (dict(image=GOOD, label=np.eye(4)), 'label must be 4 integers .* not float64 .4, 4.'),
+  'far labels': (
+    dict(image=GOOD, label=np.arange(4) + 2**34),
+    r'labels up to 17179869187, .* for 4 examples: number the classes from 0',
+  ),
+  'many classes': (
+    dict(image=GOOD, label=np.arange(4) * 10**9),
+    r'which are 3000000001 classes, for 4 examples',
+  ),
+  'far test labels': (
+    dict(image=GOOD, label=LABEL, test_image=GOOD, test_label=LABEL.astype(np.uint64) + 2**40),
+    r'which are 1099511627780 classes, for 8 examples',
+  ),
+  'test channels first': (
+    dict(image=GOOD, test_image=np.zeros((4, 3, 8, 8), np.uint8)),
+    r'test_image has shape \(4, 3, 8, 8\), channels first: transpose it',
+  ),
+  'half labeled, the other way': (
+    dict(image=GOOD, test_image=GOOD, test_label=LABEL),
+    "has 'test_label' but no 'label'",
+  ),
   'pickled': (dict(image=np.array([None, {}])), 'cannot be read as an .npz'),
 }
 
@@ -87,6 +112,82 @@ def test_a_file_that_is_not_npz_is_refused(tmp_path, content):
   path.write_bytes(content)
   with pytest.raises(InputError, match=r'cannot be read as an .npz file'):
     load('arrays', path=str(path))
+
+
+@pytest.mark.parametrize(
+  ('shape', 'first'),
+  [
+    ((10, 3, 32, 32), True),
+    ((10, 1, 28, 28), True),
+    ((10, 1, 8, 16), True),
+    ((10, 4, 64, 48), True),
+    ((10, 5, 64, 64), True),
+    ((10, 32, 32, 3), False),
+    ((10, 28, 28, 1), False),
+    ((10, 1, 2, 1), False),
+    ((10, 3, 64, 3), False),
+    ((10, 4, 4, 4), False),
+    ((10, 2, 2, 4), False),
+    ((10, 8, 8, 5), False),
+    ((10, 8, 8, 200), False),
+    ((10, 64, 5, 64), False),
+  ],
+)
+def test_channels_first_are_told_from_channels_last(tmp_path, shape, first):
+  path = str(tmp_path / 'a.npz')
+  np.savez(path, image=np.zeros(shape, np.uint8))
+  if not first:
+    assert load('arrays', path=path).image_shape == shape[1:]
+    return
+  with pytest.raises(InputError, match='channels first: transpose it to .N, H, W, C.; if it is'):
+    load('arrays', path=path)
+
+
+@pytest.mark.parametrize('num_levels', [-1, 0, 1, 257])
+def test_so_many_levels_there_cannot_be(tmp_path, num_levels):
+  np.savez(tmp_path / 'a.npz', image=GOOD)
+  with pytest.raises(
+    InputError, match=rf'^config\.dataset\.num_levels: {num_levels} is not within'
+  ):
+    load('arrays', path=str(tmp_path / 'a.npz'), num_levels=num_levels)
+
+
+def test_classes_without_a_training_example_keep_their_number_and_are_not_drawn(tmp_path):
+  label = np.repeat([0, 3, 5], 10)
+  np.savez(tmp_path / 'a.npz', image=np.repeat(GOOD[:1], 30, axis=0), label=label)
+  dataset = load('arrays', path=str(tmp_path / 'a.npz'))
+  assert (dataset.num_classes, dataset.classes) == (6, (0, 3, 5))
+
+
+def test_one_array_in_a_file_is_images_without_labels(tmp_path, pictures):
+  images, _ = pictures(20)
+  np.save(tmp_path / 'a.npy', images)
+  dataset = load('arrays', path=str(tmp_path / 'a.npy'))
+  assert rows_of(dataset.train, dataset.test) == sorted(image.tobytes() for image in images)
+  assert dataset.num_classes is None
+  np.save(tmp_path / 'a.npy', images / 255)
+  with pytest.raises(InputError, match='image must be uint8'):
+    load('arrays', path=str(tmp_path / 'a.npy'))
+
+
+@pytest.mark.filterwarnings('ignore::UserWarning')
+@pytest.mark.parametrize('save', [np.savez, np.savez_compressed, np.save])
+def test_flipped_bytes_of_arrays_are_read_or_refused(tmp_path, pictures, save):
+  images, labels = pictures(10)
+  path, rng = tmp_path / ('a.npy' if save is np.save else 'a.npz'), np.random.default_rng(0)
+  save(path, images) if save is np.save else save(path, image=images, label=labels)
+  whole, refused = path.read_bytes(), 0
+  for _ in range(400):
+    content = bytearray(whole)
+    # Half of them where the headers are.
+    place = rng.integers(len(whole)) if rng.random() < 0.5 else rng.integers(-400, 200)
+    content[place] ^= 1 << rng.integers(8)
+    path.write_bytes(content)
+    try:
+      load('arrays', path=str(path))
+    except InputError as error:
+      refused += str(error).startswith('config.dataset.path: ') and '\n' not in str(error)
+  assert refused > 30
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -137,6 +238,12 @@ def test_an_empty_folder_is_refused(tmp_path):
     load('folder', path=str(tmp_path), image_size=4)
 
 
+@pytest.mark.parametrize('path', ['', '~nobody-of-that-name/x', 'a\0b'])
+def test_what_is_no_path_is_no_folder(path):
+  with pytest.raises(InputError, match=r'^config.dataset.path: .* is not a folder'):
+    load('folder', path=path, image_size=4)
+
+
 def test_a_missing_folder_is_refused(tmp_path):
   with pytest.raises(InputError, match=r"config.dataset.path: '.*none' is not a folder"):
     load('folder', path=str(tmp_path / 'none'), image_size=4)
@@ -150,6 +257,106 @@ def test_images_beside_sub_folders_are_refused(tmp_path):
     load('folder', path=str(tmp_path), image_size=4)
 
 
+FOLDERS = {'a': 3, 'b': 2}
+
+
+@pytest.fixture
+def classes(tmp_path):
+  """A folder of FOLDERS, so many images in each class, image i of class k all 50 k + i."""
+  for number, (name, count) in enumerate(FOLDERS.items()):
+    for i in range(count):
+      save(tmp_path / 'set' / name / f'{i}.png', np.full((4, 4, 3), 50 * number + i, np.uint8))
+  return tmp_path / 'set'
+
+
+def found(root):
+  """(label, level) of every image."""
+  dataset = load('folder', path=str(root), image_size=4)
+  batches = [split[:] for split in (dataset.train, dataset.test)]
+  return sorted(
+    (int(label), int(image.flat[0]))
+    for batch in batches
+    for image, label in zip(batch['image'], batch['label'], strict=True)
+  )
+
+
+ALL = [(0, 0), (0, 1), (0, 2), (1, 50), (1, 51)]
+
+
+def test_links_are_followed_and_those_that_lead_back_end(classes, tmp_path):
+  linked = tmp_path / 'linked'
+  linked.mkdir()
+  (linked / 'a').symlink_to(classes / 'a')
+  save(linked / 'b' / 'more' / 'own.png', np.full((4, 4, 3), 50, np.uint8))
+  (linked / 'b' / 'other.png').symlink_to(classes / 'b' / '1.png')
+  assert found(linked) == ALL
+  (linked / 'b' / 'up').symlink_to(linked)
+  (linked / 'b' / 'more' / 'same').symlink_to(linked / 'b')
+  (linked / 'itself').symlink_to(linked)
+  assert found(linked) == ALL
+
+
+def test_hidden_names_are_left_out_at_any_depth(classes):
+  image = np.full((4, 4, 3), 99, np.uint8)
+  for hidden in ('.ipynb_checkpoints/x.png', 'a/.thumbs/x.png', 'a/.cache/deep/x.png', 'b/._0.png'):
+    save(classes / hidden, image)
+  (classes / 'a' / 'notes.txt').write_text('no image')
+  (classes / 'a' / 'folder.png').mkdir()
+  assert found(classes) == ALL
+
+
+@pytest.mark.parametrize('name', ['c', 'a/x.png', 'a/deep'])
+def test_a_link_to_nothing_is_refused(classes, name):
+  (classes / name).symlink_to(classes / 'nothing')
+  with pytest.raises(
+    InputError, match=rf"^config\.dataset\.path: '.*/{name}' is a link to nothing"
+  ):
+    load('folder', path=str(classes), image_size=4)
+
+
+def test_a_class_without_an_image_is_refused(classes):
+  (classes / 'ab' / 'deep').mkdir(parents=True)
+  (classes / 'ab' / 'x.heic').write_text('of another kind')
+  with pytest.raises(InputError, match=r"'.*/ab' is a class, .* holds no image .*: fill it, or"):
+    load('folder', path=str(classes), image_size=4)
+
+
+def test_without_classes_an_empty_folder_beside_the_images_is_none(classes):
+  (classes / 'a' / 'empty').mkdir()
+  assert load('folder', path=str(classes / 'a'), image_size=4).num_classes is None
+
+
+def test_a_folder_that_cannot_be_searched_is_named(classes, monkeypatch):
+  listed = os.scandir
+
+  def scandir(path):
+    if str(path).endswith('/b'):
+      raise PermissionError(13, 'Permission denied', path)
+    return listed(path)
+
+  monkeypatch.setattr('os.scandir', scandir)
+  with pytest.raises(InputError, match=r'cannot be searched .*Permission denied.*/b'):
+    load('folder', path=str(classes), image_size=4)
+
+
+@pytest.mark.parametrize('size', [0, -1, 10**6])
+@pytest.mark.parametrize('name', ['folder', 'cifar10'])
+def test_an_image_of_no_size_is_refused(classes, name, size):
+  arguments = {'path': str(classes)} if name == 'folder' else {}
+  with pytest.raises(InputError, match=rf'^config\.dataset\.image_size: {size} is not within 1 to'):
+    load(name, image_size=size, **arguments)
+
+
+def test_a_background_is_that_of_transparent_images(classes):
+  for file in classes.rglob('*.png'):
+    Image.new('RGBA', (4, 4), (9, 9, 9, 0)).save(file)
+  for background, level in (('white', 255), ('black', 0), ('#0c0c0c', 12)):
+    dataset = load('folder', path=str(classes), image_size=4, background=background)
+    assert np.unique(dataset.train[:]['image']).tolist() == [level]
+  with pytest.raises(InputError, match=r"^config\.dataset\.background: 'wihte' is no color"):
+    load('folder', path=str(classes), image_size=4, background='wihte')
+
+
 @pytest.mark.parametrize('keep', [0, 40])
 def test_an_unreadable_image_is_named_when_it_is_read(tmp_path, keep):
   image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
@@ -158,7 +365,7 @@ def test_an_unreadable_image_is_named_when_it_is_read(tmp_path, keep):
     content = (tmp_path / f'{name}.png').read_bytes()
     (tmp_path / f'{name}.png').write_bytes(content[:keep])
   dataset = load('folder', path=str(tmp_path), image_size=8)
-  with pytest.raises(InputError, match=r"path: '.*\.png' cannot be read as an image"):
+  with pytest.raises(InputError, match=r"path: '.*\.png' cannot be read as a picture"):
     dataset.train[:]
 
 
@@ -166,8 +373,10 @@ def test_an_unreadable_image_is_named_when_it_is_read(tmp_path, keep):
 
 
 def test_the_arguments_of_a_source_are_its_signature():
-  assert set(inspect.signature(source('folder')).parameters) == {'path', 'image_size'}
-  assert set(inspect.signature(source('cifar10')).parameters) == {'data_dir', 'image_size'}
+  folder = {'path', 'image_size', 'background'}
+  assert set(inspect.signature(source('folder')).parameters) == folder
+  tfds = {'data_dir', 'image_size', 'background'}
+  assert set(inspect.signature(source('cifar10')).parameters) == tfds
   assert set(DATASETS) == {'digits', 'mixture', 'arrays', 'folder'}
 
 

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 
 from ddpm_jax.errors import InputError
-from ddpm_jax.models import MODELS, UNet, init_network, make_network, null_cond, num_params
+from ddpm_jax.models import (
+  MODELS,
+  UNet,
+  checked_cond,
+  init_network,
+  make_coder,
+  make_network,
+  null_cond,
+  num_params,
+)
 from tests.models.test_layers import keys, noise_like, quick_jit
 
 MODULE = UNet(channels=8, multipliers=(1, 2), num_res_blocks=1, num_classes=3, out_channels=1)
@@ -33,6 +42,45 @@ def test_a_vmapped_network_is_the_batched_one(params):
 def test_a_conditional_network_asks_for_its_labels(params):
   with pytest.raises(InputError, match=r"cond: 'label' is missing.* 3 classes.*null_cond"):
     make_network(MODULE)(params, jnp.zeros((1, 4, 4, 1)), jnp.zeros(1), {})
+
+
+LABELS = {
+  'above': (np.array([0, 4]), 'label 4 is no class: there are 0 to 2, and 3 for no condition'),
+  'on the device': (jnp.array([0, 4]), 'label 4 is no class'),
+  'one': (4, 'label 4 is no class'),
+  'below': (np.array([-1, 0]), 'label -1 is no class'),
+  'far': (np.array([2**34]), 'label 17179869184 is no class'),
+  'fractions': (np.array([0.2, 0.7]), r'label must be integers \(B,\), .* not float.* \(2,\)'),
+  'vectors': (jnp.eye(2, dtype=int), r'label must be integers .*, not int32 \(2, 2\)'),
+}
+
+
+@pytest.mark.parametrize(('label', 'message'), LABELS.values(), ids=LABELS)
+def test_labels_that_are_no_classes_are_refused(label, message):
+  with pytest.raises(InputError, match=f'^cond: {message}'):
+    checked_cond(MODULE, {'label': label})
+  assert checked_cond(UNet(), {'label': label})['label'] is label
+
+
+def test_traced_labels_are_clamped_and_never_wrap(params):
+  network = quick_jit(make_network(MODULE))
+  x, noise_label = jnp.ones((4, 4, 4, 1)), jnp.ones(4)
+  found, want = (
+    network(params, x, noise_label, {'label': jnp.array(label)})
+    for label in ([-1, -7, 4, 10**6], [0, 0, 3, 3])
+  )
+  np.testing.assert_array_equal(found, want)
+  assert np.isfinite(found).all()
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_every_model_refuses_labels_that_are_no_classes(name):
+  module = MODELS[name](out_channels=1, num_classes=3)
+  x, cond = jnp.zeros((2, 8, 8, 1)), {'label': jnp.array([0, 4])}
+  network = make_coder(module).encode if name == 'autoencoder' else make_network(module)
+  others = (cond,) if name == 'autoencoder' else (jnp.zeros(2), cond)
+  with pytest.raises(InputError, match='^cond: label 4 is no class'):
+    network({}, x, *others)
 
 
 def test_null_condition_is_the_last_row_of_the_table():

@@ -1,17 +1,17 @@
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 from tiny import tiny
 
-from ddpm_jax.errors import InputError
+from ddpm_jax import data
 from ddpm_jax.training.experiment import build, new_state
 from ddpm_jax.training.pictures import (
   grid,
   loss_curve,
   make_preview,
-  read_picture,
   write_gif,
   write_png,
 )
@@ -33,12 +33,37 @@ def test_small_images_are_enlarged_pixel_by_pixel():
   assert (picture[:8, :8] == image[0, 0, 0]).all()
 
 
-@pytest.mark.parametrize('channels', [1, 3])
+@pytest.mark.parametrize('channels', [1, 3, 4])
 def test_a_written_picture_reads_back(tmp_path, channels):
   pixels = np.random.default_rng(0).integers(0, 256, (6, 9, channels)).astype(np.uint8)
   write_png(tmp_path / 'samples' / 'a.png', pixels)
   read = np.asarray(Image.open(tmp_path / 'samples' / 'a.png'))
   np.testing.assert_array_equal(read.reshape(pixels.shape), pixels)
+
+
+@pytest.mark.parametrize('channels', [2, 5])
+def test_channels_that_are_no_color_are_drawn_in_gray_side_by_side(tmp_path, channels):
+  pixels = np.random.default_rng(0).integers(0, 256, (6, 9, channels)).astype(np.uint8)
+  write_png(tmp_path / 'a.png', pixels)
+  read = np.asarray(Image.open(tmp_path / 'a.png'))
+  np.testing.assert_array_equal(read, np.concatenate(np.moveaxis(pixels, -1, 0), axis=1))
+  images = np.stack([pixels[:6, :6], 0 * pixels[:6, :6]]).repeat(11, axis=1).repeat(11, axis=2)
+  framed = grid(images, columns=2)
+  assert framed.shape == (67, 2 * (66 * channels + 1), 1)
+  np.testing.assert_array_equal(framed[:66, 66:132, 0], images[0, ..., 1])
+
+
+def test_a_run_on_other_channels_is_previewed_by_the_classes_it_has():
+  image = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 5), np.uint8)
+  split = data.Arrays(image, np.resize([0, 2], 30))
+  experiment = build(tiny(), data.Dataset('mine', split, split, (8, 8, 5), 256, num_classes=3))
+  params = new_state(experiment).params
+  # The first layer's row of class 1, after 8 · 8 · 5 pixels: a preview that asks for it is NaN.
+  kernel = params['network']['Dense_0']['kernel']
+  params['network']['Dense_0']['kernel'] = kernel.at[8 * 8 * 5 + 1].set(jnp.nan)
+  with_labels = make_preview(experiment)(params)
+  assert with_labels.shape == (4 * 72, 10 * (8 * (5 * 8 + 1)), 1)
+  assert len(np.unique(with_labels)) > 10
 
 
 def test_a_preview_is_a_grid_of_samples_and_the_same_each_time():
@@ -48,18 +73,6 @@ def test_a_preview_is_a_grid_of_samples_and_the_same_each_time():
   one = preview(params)
   assert one.shape == (4 * 72, 10 * 72, 1) and len(np.unique(one)) > 10
   np.testing.assert_array_equal(one, preview(params))
-
-
-def test_a_picture_is_read_in_the_samples_colors_and_refused_in_another_size(tmp_path):
-  pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3)).astype(np.uint8)
-  write_png(tmp_path / 'a.png', pixels)
-  np.testing.assert_array_equal(read_picture(str(tmp_path / 'a.png'), (6, 9, 3), '--mask'), pixels)
-  assert read_picture(str(tmp_path / 'a.png'), (6, 9, 1), '--mask').shape == (6, 9, 1)
-  with pytest.raises(InputError, match='^--mask: .*a.png has 6x9 pixels; the samples have 8x8$'):
-    read_picture(str(tmp_path / 'a.png'), (8, 8, 1), '--mask')
-  (tmp_path / 'b.png').write_text('no picture')
-  with pytest.raises(InputError, match='^--init_image: .*b.png cannot be read as a picture'):
-    read_picture(str(tmp_path / 'b.png'), (8, 8, 1), '--init_image')
 
 
 def test_a_gif_has_its_frames_and_rests_at_the_last(tmp_path):

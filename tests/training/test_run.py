@@ -1,3 +1,5 @@
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +11,9 @@ from ddpm_jax.diffusion import make_denoiser
 from ddpm_jax.errors import InputError
 from ddpm_jax.training import generate, load_run
 from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.checks import check_training
 from ddpm_jax.training.experiment import build, new_state
-from ddpm_jax.training.run import check_teacher, initial_params, write_record
+from ddpm_jax.training.run import Run, check_teacher, initial_params, read_record, write_record
 
 
 def shifted(tree, by):
@@ -49,6 +52,37 @@ def test_a_run_is_loaded_without_its_data(saved, monkeypatch):
   run = load_run(saved[0])
   assert run.experiment.dataset.image_shape == (8, 8, 1)
   assert run.config == tiny()
+
+
+def test_the_record_knows_which_classes_have_examples(tmp_path):
+  image = np.zeros((6, 8, 8, 1), np.uint8)
+  split = data.Arrays(image, np.array([0, 2, 2, 0, 2, 0]))
+  experiment = build(tiny(), data.Dataset('mine', split, split, (8, 8, 1), 17, num_classes=4))
+  write_record(tmp_path, experiment)
+  record, empty = tmp_path / 'config.json', data.Arrays(image[:0], np.zeros(0, int))
+
+  def known(**changed):
+    tree = json.loads(record.read_text())
+    tree['data'] |= changed
+    record.write_text(json.dumps(tree))
+    return data.Dataset(train=empty, test=empty, **read_record(tmp_path)[1]).classes
+
+  assert known() == (0, 2)
+  # Records of before have none: all of them.
+  assert known(classes=None) == (0, 1, 2, 3)
+  for wrong in ([4], [-1], ['a'], [0.5], 'all', {'0': 1}):
+    with pytest.raises(InputError, match=r'config\.json: data\.classes: .* not all numbers'):
+      known(classes=wrong)
+
+
+def test_the_denoiser_refuses_what_it_does_not_know(saved):
+  run = load_run(saved[0])
+  with pytest.raises(InputError, match=r'^cond: label 11 is no class: there are 0 to 9'):
+    run.denoiser({'label': np.array([0, 11])})
+  denoiser = run.denoiser({'label': np.array([0, 10])})
+  with pytest.raises(IndexError, match='t = 21 is outside the chain 0 … 20'):
+    denoiser(jnp.zeros((2, 8, 8, 1)), 21)
+  assert np.isfinite(denoiser(jnp.zeros((2, 8, 8, 1)), 20).x0).all()
 
 
 def test_the_denoiser_is_that_of_the_parameters(saved):
@@ -127,3 +161,32 @@ def test_a_teacher_is_on_the_same_path_and_says_what_the_loss_reads(settings, te
     return check_teacher(config, tiny(**teacher))
   with pytest.raises(InputError, match=rf'config\.training\.init_from: .*config\.{field} of'):
     check_teacher(config, tiny(**teacher))
+
+
+GUIDED = {
+  'dataset.name': 'mixture',
+  'model.name': 'mlp',
+  'model.width': 8,
+  'model.label_dropout': 0.0,
+  'sampler.guidance': 2.0,
+}
+
+
+@pytest.mark.parametrize('guidance', [0.0, 2.0])
+def test_guidance_by_a_null_label_that_is_never_trained_is_refused(guidance):
+  settings = GUIDED | {'sampler.guidance': guidance}
+  experiment = build(tiny(**settings))
+  params, cond = new_state(experiment).params['network'], {'label': jnp.zeros(1, jnp.int32)}
+  keys = jax.random.split(jax.random.key(0), 1)
+  for use in (
+    lambda: check_training(experiment),
+    lambda: Run(experiment, 0, params).rebuild(experiment.config),
+    lambda: generate(experiment, params, cond, keys),
+  ):
+    with pytest.raises(
+      InputError, match=r'^config\.sampler\.guidance: .*config\.model\.label_dropout=0'
+    ):
+      use()
+  free = {'sampler.guidance': 1.0, 'model.label_dropout': 0.1, 'dataset.conditional': False}
+  for name, value in free.items():
+    check_training(build(tiny(**settings | {name: value})))
