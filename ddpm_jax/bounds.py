@@ -128,9 +128,11 @@ def own_complaint(value: Any, bounds: list[Any]) -> str:
     if isinstance(bound, MultipleOf) and value % bound.multiple_of:
       return f'{value} is not a multiple of {bound.multiple_of}'
     if isinstance(bound, MinLen) and len(value) < bound.min_length:
-      return f'{value} has fewer than {bound.min_length} of them'
+      return (
+        f'{value!r} has fewer than {bound.min_length} elements' if value else f'{value!r} is empty'
+      )
     if isinstance(bound, MaxLen) and len(value) > bound.max_length:
-      return f'{value} has more than {bound.max_length} of them'
+      return f'{value!r} has more than {bound.max_length} elements'
   limits = [bound for bound in bounds if type(bound) in LIMITS]
   if all(LIMITS[type(each)][1](value, limit_of(each)) for each in limits):
     return ''

@@ -41,13 +41,13 @@ CONFIG = cli.config_flag(required=False)
 WORKDIR = flags.DEFINE_string('workdir', None, "The sweep's folder.", required=True)
 VARY = flags.DEFINE_multi_string('vary', [], 'A setting and its values: config.loss.name=a,b.')
 COMBINE = flags.DEFINE_string('combine', 'grid', 'Several --vary: grid, zipped or listed.')
-SEEDS = flags.DEFINE_integer('seeds', 3, 'How many of each variant.')
+SEEDS = flags.DEFINE_integer('seeds', 3, 'How many of each variant.', 1, 10_000)
 BUDGET = flags.DEFINE_string(
   'budget', None, "Of each cell: 1500steps, 96000examples or 60seconds; unset: the config's steps."
 )
 BASELINE = flags.DEFINE_string('baseline', None, 'The variant to compare with; unset: the first.')
 WORKERS = flags.DEFINE_integer(
-  'workers', 0, 'Cells at a time, each a process of its own; 0: in this one.', lower_bound=0
+  'workers', 0, 'Cells at a time, each a process of its own; 0: in this one.', 0, 10_000
 )
 PER_DEVICE = flags.DEFINE_bool('per_device', False, 'A cell at a time on each device of this host.')
 SLURM = flags.DEFINE_bool('slurm', False, 'Submit the cells to Slurm, and end.')

@@ -37,9 +37,9 @@ from experiments import benchmark_sampling, cli
 Figures = dict[str, Any]
 
 CONFIG = cli.config_flag()
-BLOCKS = flags.DEFINE_integer('blocks', 7, 'Blocks of each kind.', lower_bound=1)
+BLOCKS = flags.DEFINE_integer('blocks', 7, 'Blocks of each kind.', 1, 1000)
 STEPS = flags.DEFINE_integer(
-  'steps', None, 'Steps in a block; unset: as many as take about 1.5 seconds.', lower_bound=2
+  'steps', None, 'Steps in a block; unset: as many as take about 1.5 seconds.', 2, 10**6
 )
 SAMPLING = flags.DEFINE_bool('sampling', False, 'Time sampling, not training.')
 TORCH = flags.DEFINE_bool('torch', True, 'Time PyTorch too, where it is installed.')

@@ -38,7 +38,7 @@ if TYPE_CHECKING:  # it imports JAX
 FLAGS = flags.FLAGS
 HELP = {'--help', '-help', '-h', '--helpfull', '--helpshort'}
 OVERRIDE = re.compile(r'--?(?:no)?config\.([^=]+)')
-ARGUMENT = re.compile(r'--?config\.(\w+)\.args\.(\w+)=(.*)', re.DOTALL)
+ARGUMENT = re.compile(r'--?config\.(\w+)\.args(?:\.(\w+)=(.*)|=(\{.*\}))', re.DOTALL)
 WORDS = {int: 'an integer', float: 'a number', bool: 'true or false', str: 'a string'}
 
 
@@ -215,7 +215,11 @@ def gathered(argv: list[str]) -> list[str]:
   found: dict[str, dict[str, Any]] = {}
   for word in argv:
     if match := ARGUMENT.fullmatch(word):
-      found.setdefault(match[1], {})[match[2]] = literal(match[3])
+      group, name, value, whole = match.groups()
+      given = {name: literal(value)} if name else literal(whole)
+      if not isinstance(given, dict):
+        raise InputError(f"--config.{group}.args: '{whole}' is not of the form {{'name': value}}")
+      found.setdefault(group, {}).update(given)
   rest = [word for word in argv if not ARGUMENT.fullmatch(word)]
   return rest + [f'--config.{group}.args={values!r}' for group, values in found.items()]
 

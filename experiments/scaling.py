@@ -23,7 +23,7 @@ from ddpm_jax.training.scaling import CHIPS, efficiency
 from experiments import cli
 
 CONFIG = cli.config_flag()
-BATCH = flags.DEFINE_integer('batch_per_chip', 16, 'Images on each chip.', lower_bound=1)
+BATCH = flags.DEFINE_integer('batch_per_chip', 16, 'Images on each chip.', 1, 10**6)
 SHARE = flags.DEFINE_float(
   'share', scaling.SHARE, "Of a chip's rate, reached by the step alone.", 0.01, 1.0
 )

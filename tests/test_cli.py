@@ -71,9 +71,29 @@ MISTAKES = {
     "config.model.rate: 'high' is not a number",
   ),
   'plug-in argument': (
-    ('--config=good.py', '--config.model.args.k=1'),
-    "config.model.args.k: give a plug-in's arguments as --config.model.args=",
+    ('--config=good.py', '--config.model.args.k', '1'),
+    "config.model.args.k: give a plug-in's argument as --config.model.args.k=…",
   ),
+  'no tuple': (
+    ('--config=good.py', '--config.model.sizes=(1,'),
+    "config.model.sizes: '(1,' is not a tuple, as (1, 2) is",
+  ),
+  'no flag file': (('--flagfile=nowhere',), '--flagfile: Unable to open flagfile: '),
+  'a folder of flags': (('--flagfile=.',), '--flagfile: '),
+  'empty workdir': (('--config=good.py', '--workdir='), '--workdir: is empty; name a folder'),
+  'long workdir': (
+    ('--config=good.py', '--workdir=' + 'x' * 300),
+    'cannot be a folder (File name too long)',
+  ),
+  'a file for a workdir': (
+    ('--config=good.py', '--workdir=good.py'),
+    "--workdir: 'good.py' is a file, not a folder",
+  ),
+  'below a file': (
+    ('--config=good.py', '--workdir=good.py/run'),
+    "'good.py/run' cannot",
+  ),
+  'a folder for a config': (('--config=.',), "--config: '.' is a folder, not a file"),
   'order': (('--config.seed=1', '--config=good.py'), '--config.seed: comes before --config'),
   'no config before': (('--config.seed=1',), '--config.seed: there is no --config'),
   'unknown flag': (
@@ -101,6 +121,10 @@ FILES = [
     'def get_config():\n  config = good()\n  config.model.rate = "x"\n  return config',
     'bad.py, line 4: TypeError',
   ),
+  ('def get_config():\n  exit(3)', 'bad.py, line 2: exit(3) is called'),
+  ('import sys\nsys.exit()', 'bad.py, line 2: exit() is called'),
+  ('x = 1\0', 'bad.py: source code string cannot contain null bytes'),
+  ('# \udcff', 'bad.py'),
 ]
 
 SOUND = {
@@ -112,6 +136,13 @@ SOUND = {
     '--config.model.kind=None',
   ),
   'argument': ('--config=good.py:16',),
+  'plug-in': (
+    '--config=good.py',
+    '--config.model.args.k=1',
+    '--config.model.args.law=fast',
+    "--config.model.args={'n': (2, 3)}",
+  ),
+  'one for a tuple': ('--config=good.py', '--config.model.sizes=2'),
   'broken': ('--config=good.py', '--workdir=broken'),
   'full': ('--config=good.py', '--workdir=full'),
   'saved': ('--config=good.py', '--workdir=saved'),
@@ -160,7 +191,7 @@ def folder(tmp_path_factory):
   (path / 'forks.py').write_text(FORKS)
   (path / 'good.py').write_text(CONFIG)
   for number, (body, _) in enumerate(FILES):
-    (path / f'bad{number}.py').write_text(body)
+    (path / f'bad{number}.py').write_text(body, errors='surrogateescape')
   return path
 
 
@@ -191,6 +222,18 @@ def test_overrides(command):
   assert "'kind': None" in out  # and not the string
   typed = "{'model.channels': 64, 'model.sizes': (3,), 'flip': True, 'model.kind': None}"
   assert out.strip().endswith(typed)
+
+
+def test_arguments_of_a_plug_in_come_singly_or_together(command):
+  code, out, _ = command(*SOUND['plug-in'])
+  assert code == 0
+  assert "'args': {'k': 1, 'law': 'fast', 'n': (2, 3)}" in out
+
+
+def test_one_value_for_a_tuple_says_what_it_is_read_as(command):
+  code, out, err = command(*SOUND['one for a tuple'])
+  assert code == 0 and "'sizes': (2,)" in out
+  assert err == 'config.model.sizes: 2 is read as (2,)\n'
 
 
 @pytest.mark.parametrize('case', MISTAKES)
@@ -248,5 +291,5 @@ def test_help_has_every_flag_and_setting(command):
   assert (code, err) == (0, '')
   assert out.startswith('Trains nothing.')
   assert '--workdir' in out and 'Where the run is kept.' in out
-  for word in ('batch_size', 'warmup_steps', 'name=cosine', 'trailing'):
+  for word in ('batch_size', 'warmup_steps', 'name=cosine', 'trailing', 'eta=0.0 in [0, 1]'):
     assert word in out

@@ -131,18 +131,18 @@ def test_a_name_of_no_table_goes_to_the_fallback():
 @pytest.mark.parametrize(
   ('setting', 'value', 'message'),
   [
-    ('dataset__batch_size', 0, 'config.dataset.batch_size: 0 must be at least 1'),
-    ('ema__decay', 1.0, 'config.ema.decay: 1.0 must be at least 0 and below 1'),
-    ('ema__decay', -0.1, 'config.ema.decay: -0.1 must be'),
-    ('optimizer__learning_rate', 0.0, 'config.optimizer.learning_rate: 0.0 must be above 0'),
+    ('dataset__batch_size', 0, 'config.dataset.batch_size: 0 is outside [1, 1000000]'),
+    ('ema__decay', 1.0, 'config.ema.decay: 1.0 is outside [0, 1)'),
+    ('ema__decay', -0.1, 'config.ema.decay: -0.1 is'),
+    ('optimizer__learning_rate', 0.0, 'config.optimizer.learning_rate: 0.0 is outside (0, 100]'),
     ('optimizer__learning_rate', math.nan, 'config.optimizer.learning_rate: nan'),
     ('optimizer__learning_rate', math.inf, 'config.optimizer.learning_rate: inf'),
-    ('optimizer__clip_norm', 0.0, 'config.optimizer.clip_norm: 0.0 must be above 0'),
-    ('training__num_steps', -5, 'config.training.num_steps: -5 must be at least 1'),
+    ('optimizer__clip_norm', 0.0, 'config.optimizer.clip_norm: 0.0 is outside (0, 1e+09]'),
+    ('training__num_steps', -5, 'config.training.num_steps: -5 is outside [1, 2147483647]'),
     ('training__num_steps', True, 'config.training.num_steps: True is not of type int'),
     ('training__num_steps', None, 'config.training.num_steps: unset'),
-    ('seed', -1, 'config.seed: -1 must be at least 0'),
-    ('seed', 2**32, 'config.seed: 4294967296 must be'),
+    ('seed', -1, 'config.seed: -1 is outside [0, 4294967296)'),
+    ('seed', 2**32, 'config.seed: 4294967296 is'),
     ('sampler__grid', 'trailling', "did you mean 'trailing'?"),
     ('loss__name', None, 'config.loss.name: unset; choose one of only'),
     ('loss__name', 'onyl', "config.loss.name: 'onyl' is not one of only; did you mean 'only'?"),
@@ -164,7 +164,9 @@ def test_elements_of_tuples_are_checked():
 
 
 def test_an_argument_without_default_must_be_set():
-  refused("config.schedule: 'listed", filled(), schedule__name='listed')
+  refused(
+    "config.schedule.values: unset, and 'listed' has no default", filled(), schedule__name='listed'
+  )
   found = read(filled(), schedule__name='listed', schedule__values=(1, 2), schedule__kind='b')
   assert found.schedule.arguments == {'values': (1.0, 2.0), 'kind': 'b'}
   refused('is not one of a, b', filled(), schedule__name='listed', schedule__kind='c')
@@ -212,10 +214,20 @@ def test_plugin_takes_its_own_arguments(plugin):
   assert model.build({}, num_classes=None) == (None, 9, 1)
 
 
+def test_plugin_takes_flat_what_an_entry_has_too(plugin):
+  """'net' has a width as well: the file's, and one that is typed."""
+  tree = filled()
+  tree.model.width = 7
+  model = read(tree, model__name='own:wide', model__args={'depth': 2}).model
+  assert model.build({}, num_classes=None) == (None, 7, 2)
+  both = read(filled(), model__name='own:wide', model__width=8, model__args={'width': 9}).model
+  assert both.arguments == {'width': 9}
+
+
 @pytest.mark.parametrize(
   ('name', 'args', 'message'),
   [
-    ('own:wide', {}, 'missing a required argument'),
+    ('own:wide', {}, "config.model.args.width: unset, and 'own:wide' has no default for it"),
     ('own:wide', {'width': 9, 'height': 1}, 'config.model.args.height'),
     ('own:wide', {'width': 'much'}, "config.model.args.width: 'much' is not of type int"),
     ('own:wid', {}, "did you mean 'wide'?"),
@@ -232,7 +244,7 @@ def test_plugin_must_take_what_the_program_supplies(plugin, monkeypatch):
 
   narrow.__module__ = 'own'
   monkeypatch.setattr(sys.modules['own'], 'narrow', narrow, raising=False)
-  refused("unexpected keyword argument 'num_classes'", filled(), model__name='own:narrow')
+  refused("'own:narrow' does not take num_classes", filled(), model__name='own:narrow')
 
 
 def test_leaving_a_plugin_drops_the_files_args(plugin):

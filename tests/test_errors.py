@@ -1,6 +1,6 @@
 import pytest
 
-from ddpm_jax.errors import InputError, Interrupted, choose
+from ddpm_jax.errors import InputError, Interrupted, choose, nearest
 
 TABLE = {'simple': 1, 'hybrid': 2}
 
@@ -28,3 +28,32 @@ def test_an_interruption_carries_its_signal_and_is_no_bad_input():
   assert interruption.signum == 15
   assert str(interruption) == 'saved at step 3'
   assert not isinstance(interruption, InputError)
+
+
+SAMPLERS = (
+  'ancestral', 'ddim', 'euler', 'heun', 'dpm2', 'dpm_solver', 'dpmpp_2s', 'dpmpp_2m', 'dpmpp_3m',
+  'euler_ancestral', 'dpm2_ancestral', 'dpmpp_sde', 'dpmpp_2m_sde', 'dopri5',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  ('written', 'meant'),
+  [
+    ('dpm++', 'dpmpp_2m'),
+    ('dpm++ 2m', 'dpmpp_2m'),
+    ('DPM++ 2M Karras', 'dpmpp_2m'),
+    ('DPM++ 2M SDE', 'dpmpp_2m_sde'),
+    ('ddpm', 'ancestral'),
+    ('euler a', 'euler_ancestral'),
+    ('Euler a', 'euler_ancestral'),
+    ('k_euler', 'euler'),
+    ('k_dpm_2_a', 'dpm2_ancestral'),
+    ('DDIMScheduler', 'ddim'),
+    ('dopri', 'dopri5'),
+    ('euler_ancestrl', 'euler_ancestral'),
+    ('hune', 'heun'),
+    ('', None),
+  ],
+)
+def test_names_as_people_write_them(written, meant):
+  assert nearest(written, SAMPLERS) == meant

@@ -151,15 +151,15 @@ def naming(label: str) -> Iterator[None]:
 def read_budget(text: str) -> tuple[float, str]:
   """'1500steps' as (1500, 'steps')."""
   match = re.fullmatch(r'(\d+(?:\.\d+)?)\s*(steps|examples|seconds)', text.strip())
-  if not match or not float(match[1]):
+  if not match or not 0 < float(match[1]) < 1e15:
     raise InputError(f"--budget: '{text}' is not of the form 1500steps, 96000examples or 60seconds")
   return float(match[1]), match[2]
 
 
 def of_steps(config: Config, steps: float) -> Config:
   """The config with so many steps."""
-  if steps != int(steps):
-    raise InputError(f'--budget: {steps:g} is not a whole number of steps')
+  if steps != int(steps) or steps >= 2**31:
+    raise InputError(f'--budget: {steps:g} is no whole number of steps below 2³¹')
   training = dataclasses.replace(config.training, num_steps=int(steps))
   return dataclasses.replace(config, training=training)
 

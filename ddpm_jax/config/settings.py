@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, get_type_hints
 
-from annotated_types import Interval
+from annotated_types import Interval, MinLen
 
 from ddpm_jax.bounds import complaint
 from ddpm_jax.config.entries import find_function
@@ -20,6 +20,7 @@ from ddpm_jax.errors import InputError
 Count = Annotated[int, Interval(ge=1, le=1_000_000)]
 Steps = Annotated[int, Interval(ge=1, le=2**31 - 1)]
 Share = Annotated[float, Interval(ge=0, le=1)]
+Path = Annotated[str, MinLen(1)]
 
 
 def setting(default: Any, doc: str) -> Any:
@@ -168,7 +169,7 @@ class Training:
 
   num_steps: Steps = setting(100_000, 'steps in all, those before a resume included')
   deterministic: bool = setting(False, 'bit-identical repeats on a GPU, at some speed')
-  init_from: str | None = setting(None, 'workdir of a run whose parameters to begin with')
+  init_from: Path | None = setting(None, 'workdir of a run whose parameters to begin with')
   max_skipped: Steps = setting(
     20, 'steps in a row with a loss or gradient that is not finite, after which it ends'
   )
@@ -206,7 +207,7 @@ class Checkpoint:
 
   every_steps: Steps = setting(1000, 'steps between checkpoints')
   keep: Count = setting(3, 'the newest so many stay')
-  folder: str | None = setting(
+  folder: Path | None = setting(
     None, "where, as gs://bucket/run; unset: checkpoints in the run's folder"
   )
 

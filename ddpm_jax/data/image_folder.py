@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Annotated
 
 import numpy as np
-from annotated_types import Interval
+from annotated_types import Interval, MinLen
 
 from ddpm_jax.data import pictures
 from ddpm_jax.data.dataset import Dataset, Decoded, held_out
@@ -18,7 +18,7 @@ LARGEST = 2**14
 Side = Annotated[int, Interval(ge=1, le=LARGEST)]
 
 
-def folder(path: str, image_size: Side, background: str = 'white') -> Dataset:
+def folder(path: Annotated[str, MinLen(1)], image_size: Side, background: str = 'white') -> Dataset:
   """Every image under `path` in RGB, cropped to its central square and resized.
 
   The first level of sub-folders, in alphabetical order, gives the classes 0, 1, …; images

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated
 
 import numpy as np
-from annotated_types import Interval
+from annotated_types import Interval, MinLen
 
 from ddpm_jax.data.dataset import Arrays, Dataset, held_out
 from ddpm_jax.data.image_folder import folder
@@ -30,7 +30,9 @@ def digits() -> Dataset:
   return Dataset('digits', train, test, image_shape=(8, 8, 1), num_levels=17, num_classes=10)
 
 
-def arrays(path: str, num_levels: Annotated[int, Interval(ge=2, le=256)] = 256) -> Dataset:
+def arrays(
+  path: Annotated[str, MinLen(1)], num_levels: Annotated[int, Interval(ge=2, le=256)] = 256
+) -> Dataset:
   """The arrays of an .npz file, or the images alone of an .npy file.
 
   Args:

@@ -11,6 +11,7 @@ logarithm of a ratio that has lost its digits.
 from __future__ import annotations
 
 import itertools
+import re
 from typing import Annotated
 
 import flax.struct
@@ -351,10 +352,11 @@ def check_betas(beta_min: float, beta_max: float, t_min: float) -> None:
   check_increasing('0 < beta_max', 0, beta_max)
   check_increasing('0 < t_min < 1', 0, t_min, 1)
   if beta_min < 0:
-    raise ValueError(f'beta_min = {beta_min} is negative')
+    raise ValueError(f'beta_min: {beta_min} is negative')
 
 
 def check_increasing(wanted: str, *values: float) -> None:
-  """Refuses values that do not strictly increase, naming what is wanted of them."""
+  """Refuses values that do not strictly increase, naming what is wanted of them, the last first."""
   if not all(low < high for low, high in itertools.pairwise(values)):
-    raise ValueError(f'{wanted} is wanted, not {" < ".join(map(str, values))}')
+    name = re.findall(r'[a-z]\w*', wanted)[-1]
+    raise ValueError(f'{name}: {wanted} is wanted, not {" < ".join(map(str, values))}')

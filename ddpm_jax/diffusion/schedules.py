@@ -21,6 +21,7 @@ from jax import Array
 from ddpm_jax.diffusion.continuous import (
   Continuous,
   as_float,
+  check_increasing,
   cosine_log_snr,
   edm,
   flow,
@@ -273,7 +274,11 @@ def sigmoid(
 
   As for `cosine`, beta_t is at most max_beta, so that some of the data remains at T.
   Reference: Chen 2023, https://arxiv.org/abs/2301.10972, algorithm 1.
+
+  Raises:
+    ValueError: unless start < end.
   """
+  check_increasing('start < end', start, end)
   f = 1 / (1 + np.exp(-np.linspace(start, end, num_steps + 1) / tau))
   return from_betas(np.minimum(np.diff(f) / (f[-1] - f[:-1]), max_beta))
 

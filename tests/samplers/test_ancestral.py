@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from ddpm_jax.diffusion import VARIANCES
-from ddpm_jax.errors import InputError
 from ddpm_jax.samplers import ancestral, sample, time_grid
 
 STEPS = [(50, 49), (50, 20), (31, 7), (3, 1)]
@@ -97,7 +96,7 @@ class HalfLearned:
 
 
 def test_an_unknown_variance_is_refused_by_its_field():
-  with pytest.raises(InputError, match=r"^config\.sampler\.variance: 'smal' .*'small'\?$"):
+  with pytest.raises(ValueError, match=r"^variance: 'smal' .*'small'\?$"):
     ancestral('smal')
   for variance in VARIANCES:
     ancestral(variance)

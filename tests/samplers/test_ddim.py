@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from ddpm_jax.diffusion import PARAMETERIZATIONS, make_denoiser
-from ddpm_jax.errors import InputError
 from ddpm_jax.samplers import ancestral, clip_x0, ddim, sample, time_grid
 from tests.readouts import READOUTS, seen
 
@@ -135,5 +134,5 @@ def test_after_clipping_eps_is_what_makes_xt_of_the_clipped_x0(make_world):
 
 @pytest.mark.parametrize('eta', [-0.1, 1.5, float('nan')])
 def test_eta_outside_its_range_is_refused_by_its_field(eta):
-  with pytest.raises(InputError, match=rf'^config\.sampler\.eta: {eta} is outside \[0, 1\]$'):
+  with pytest.raises(ValueError, match=rf'^eta: {eta} is outside \[0, 1\]$'):
     ddim(eta)

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from ddpm_jax.diffusion import schedules
-from ddpm_jax.errors import InputError
 from ddpm_jax.samplers import ddim
 from ddpm_jax.samplers.dpmpp import dpmpp_2m, dpmpp_2s, dpmpp_3m
 from tests.samplers.bent import bent, times_at, walk
@@ -66,5 +65,5 @@ def test_the_published_third_order_differs_from_the_third_step_on():
 
 @pytest.mark.parametrize('r1', [0.0, 1.0, 1.5, float('nan')])
 def test_a_point_that_is_not_on_the_way_is_refused(r1):
-  with pytest.raises(InputError, match=rf'^config\.sampler\.r1: {r1} is outside \(0, 1\)$'):
+  with pytest.raises(ValueError, match=rf'^r1: {r1} is outside \(0, 1\)$'):
     dpmpp_2s(r1)

@@ -9,7 +9,6 @@ import pytest
 
 from ddpm_jax.diffusion import schedules
 from ddpm_jax.diffusion.oracle import GaussianData
-from ddpm_jax.errors import InputError
 from ddpm_jax.samplers import Step, sample
 from ddpm_jax.samplers.edm import edm
 from ddpm_jax.samplers.runge_kutta import heun
@@ -174,14 +173,14 @@ def test_noise_is_never_raised_above_the_paths_own(path):
 @pytest.mark.parametrize(
   ('options', 'field'),
   [
-    ({'churn': -1.0}, 'churn: -1.0 is negative'),
+    ({'churn': -1.0}, 'churn: -1.0 is outside'),
     ({'churn': float('nan')}, 'churn: nan is'),
-    ({'noise_min': -0.1}, 'noise_min: 0 <= -0.1 < noise_max = inf is wanted'),
-    ({'noise_min': 2.0, 'noise_max': 1.0}, 'noise_min: 0 <= 2.0 < noise_max = 1.0 is wanted'),
-    ({'noise_scale': 0.0}, 'noise_scale: 0.0 is not positive'),
+    ({'noise_min': -0.1}, 'noise_min: -0.1 is outside'),
+    ({'noise_min': 2.0, 'noise_max': 1.0}, 'noise_min: 2.0 is not below noise_max = 1.0'),
+    ({'noise_scale': 0.0}, 'noise_scale: 0.0 is outside'),
   ],
   ids=str,
 )
-def test_bad_settings_are_refused_by_their_field(options, field):
-  with pytest.raises(InputError, match=rf'^config\.sampler\.{field}'):
+def test_bad_settings_are_refused_by_their_name(options, field):
+  with pytest.raises(ValueError, match=rf'^{field}'):
     edm(**options)

@@ -254,5 +254,5 @@ def test_a_picture_of_the_wrong_shape_is_refused(make_keys):
 
 @pytest.mark.parametrize('option', ['resample', 'jump'])
 def test_less_than_once_is_refused(option):
-  with pytest.raises(InputError, match=rf'^config\.sampler\.{option}: 0 is below 1$'):
+  with pytest.raises(ValueError, match=rf'^{option}: 0 is below 1$'):
     repaint(ddim(), KNOWN, MASK, **{option: 0})

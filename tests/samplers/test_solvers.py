@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from ddpm_jax.diffusion import schedules
-from ddpm_jax.errors import InputError
 from ddpm_jax.samplers.solvers import SOLVERS, solve
 from tests.samplers.orders import DATA, begin, flow
 
@@ -132,6 +131,6 @@ def test_too_few_steps_are_an_error():
 
 @pytest.mark.parametrize('field', ['rtol', 'atol', 'max_steps'])
 @pytest.mark.parametrize('name', SOLVERS)
-def test_bad_tolerances_are_refused_by_their_field(name, field):
-  with pytest.raises(InputError, match=rf'^config\.sampler\.{field}: 0 is not positive$'):
+def test_bad_tolerances_are_refused_by_their_name(name, field):
+  with pytest.raises(ValueError, match=rf'^{field}: 0 is outside'):
     SOLVERS[name](**{field: 0})

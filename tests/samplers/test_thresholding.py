@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from ddpm_jax.diffusion.process import Denoised
-from ddpm_jax.errors import InputError
 from ddpm_jax.samplers.thresholding import clip_x0, dynamic_threshold
 
 
@@ -74,5 +73,5 @@ def test_an_example_is_thresholded_by_itself():
 
 @pytest.mark.parametrize('percentile', [0.0, -0.5, 1.01, float('nan')])
 def test_a_percentile_that_is_none_is_refused(percentile):
-  with pytest.raises(InputError, match=rf'^config\.sampler\.percentile: {percentile} is outside'):
+  with pytest.raises(ValueError, match=rf'^percentile: {percentile} is outside'):
     dynamic_threshold(predicting(jnp.zeros((1, 2))), percentile)

@@ -1,0 +1,307 @@
+"""Whatever is written where a setting stands gives a run that works, or one line that names it.
+
+Every setting, and every argument of every entry of every table, is given zero, a negative, a huge
+number, a wrong type and nothing.
+"""
+
+import contextlib
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddpm_jax.bounds import describe
+from ddpm_jax.config import CLASSES, all_tables, base_config, from_config_dict, settings
+from ddpm_jax.config.signatures import keywords
+from ddpm_jax.data import DATASETS
+from ddpm_jax.errors import InputError
+from ddpm_jax.keys import example_keys
+from ddpm_jax.training import checks
+from ddpm_jax.training.checks import check_training
+from ddpm_jax.training.experiment import build, generate, make_step, new_state
+from ddpm_jax.training.parallel import PARALLEL
+
+VALUES = (0, -1, 2**70, 'wrong', '', ())
+TABLES = all_tables()
+
+# A run of a moment. None leaves a setting unset.
+BASE = {
+  'dataset.name': 'mixture',
+  'dataset.num_train': 64,
+  'dataset.num_test': 8,
+  'dataset.batch_size': 8,
+  'model.name': 'mlp',
+  'schedule.name': 'cosine',
+  'parameterization.name': 'v',
+  'loss.name': 'simple',
+  'optimizer.name': 'adam',
+  'optimizer.warmup_steps': 2,
+  'sampler.name': 'ddim',
+  'sampler.num_steps': 4,
+  'training.num_steps': 10,
+  'evaluation.batch_size': 8,
+}
+SMALL = {'model.width': 8, 'model.depth': 1}
+VARIANCE = {
+  'model.learn_variance': True,
+  'sampler.name': 'ancestral',
+  'sampler.variance': 'fraction',
+}
+CONSISTENT = {'parameterization.name': 'consistency', 'schedule.name': 'edm'}
+UNREAD = {'schedule.name': None, 'parameterization.name': None, 'sampler.name': None}
+# What else an entry needs, or a factor.
+COMPANY = {
+  ('dataset', 'folder'): {'dataset.path': 'nowhere', 'dataset.image_size': 8},
+  ('model', 'unet'): {
+    'model.width': None,
+    'model.depth': None,
+    'model.channels': 4,
+    'model.multipliers': (1,),
+    'model.num_res_blocks': 1,
+  },
+  ('model', 'autoencoder'): UNREAD
+  | {'model.width': None, 'model.depth': None, 'loss.name': 'elbo'},
+  ('parameterization', 'consistency'): CONSISTENT,
+  ('loss', 'hybrid'): VARIANCE,
+  ('loss', 'elbo'): {'model.name': 'autoencoder', 'model.width': None, 'model.depth': None}
+  | UNREAD,
+  ('loss', 'consistency_training'): CONSISTENT,
+  ('loss', 'consistency_distillation'): CONSISTENT | {'training.init_from': 'elsewhere'},
+  ('loss', 'progressive'): {'training.init_from': 'elsewhere'},
+}
+
+
+def places():
+  """(field, entry's group and name or None) of every setting and every entry's arguments."""
+  yield 'seed', None
+  for group, cls in CLASSES.items():
+    for name in settings(cls):
+      yield f'{group}.{name}', None
+    for entry, function in TABLES.groups[group].table.items() if group in TABLES.groups else ():
+      for name in keywords(function, TABLES.groups[group].supplied):
+        yield f'{group}.{name}', (group, entry)
+
+
+def expressions():
+  """(field, entry, argument) of every argument of the loss's factors."""
+  for field, table in TABLES.factors.items():
+    for entry, function in table.items():
+      for name, parameter in keywords(function, frozenset()).items():
+        if parameter.default is not parameter.empty:
+          yield field, entry, name
+
+
+@functools.cache
+def mixture():
+  return DATASETS['mixture'](64, 8)
+
+
+def read(changes):
+  """The config of the base with changes, each checked as one that a file sets."""
+  tree = base_config(TABLES).to_dict()
+  for field, value in changes.items():
+    *groups, name = field.split('.')
+    functools.reduce(dict.__getitem__, groups, tree)[name] = value
+  return from_config_dict(tree, tables=TABLES)
+
+
+def check(field, entry, value):
+  """The experiment that a value of a field gives, up to the compiler; InputError, or it works."""
+  changes = BASE | SMALL
+  if entry:
+    changes |= {f'{entry[0]}.name': entry[1]} | COMPANY.get(entry, {})
+  if entry and entry[0] == 'dataset':
+    changes |= {'dataset.num_train': None, 'dataset.num_test': None}
+  config = read(changes | {field: value})
+  experiment = build(config, None if field.startswith('dataset.') and entry else mixture())
+  check_training(experiment)
+  return experiment
+
+
+def complaint_of(field, entry, value):
+  """The line with which a value is refused; None where it is not, and the run may begin."""
+  try:
+    check(field, entry, value)
+  except InputError as error:
+    return str(error)
+  return None
+
+
+def test_every_number_of_an_entry_has_bounds():
+  """All have an upper end, but one whose default is infinity."""
+  unbounded = []
+  functions = {
+    (group, name): (function, row.supplied)
+    for group, row in TABLES.groups.items()
+    for name, function in row.table.items()
+  }
+  functions |= {
+    (field, name): (function, frozenset())
+    for field, table in TABLES.factors.items()
+    for name, function in table.items()
+  }
+  for place, (function, supplied) in functions.items():
+    for name, parameter in keywords(function, supplied).items():
+      number = type(parameter.default) in (int, float)
+      if number and not describe(parameter.annotation).startswith(('in [', 'in (', 'one of')):
+        unbounded.append((*place, name))
+  assert unbounded == [('sampler', 'edm', 'noise_max')]
+
+
+@pytest.mark.parametrize(('field', 'entry'), list(places()), ids=str)
+def test_a_setting_works_or_is_refused_in_one_line(field, entry):
+  for value in VALUES:
+    line = complaint_of(field, entry, value)
+    if line is not None:
+      assert f'config.{field}' in line, (value, line)
+      assert '\n' not in line and ' object at 0x' not in line, (value, line)
+
+
+@pytest.mark.parametrize(('field', 'entry', 'name'), list(expressions()), ids=str)
+def test_an_argument_of_a_factor_works_or_is_refused_in_one_line(field, entry, name):
+  for value in VALUES:
+    line = complaint_of(field, None, f'{entry}({name}={value!r})')
+    if line is not None:
+      assert f'config.{field}: ' in line and (name in line or entry in line), (value, line)
+      assert '\n' not in line and ' object at 0x' not in line, (value, line)
+
+
+class Own(nn.Module):
+  """A network of one's own."""
+
+  num_classes: int | None
+  out_channels: int
+  width: int
+  label_dropout: float = 0.1
+
+
+class Blind(nn.Module):
+  """One that forgets what the program gives it."""
+
+  width: int = 4
+
+
+UNET = {
+  'dataset.name': 'digits',
+  'dataset.num_train': None,
+  'dataset.num_test': None,
+  'model.name': 'unet',
+  'model.channels': 4,
+  'model.multipliers': (1, 2),
+  'model.num_res_blocks': 1,
+}
+CASES = [
+  (UNET | {'model.multipliers': ()}, 'config.model.multipliers: () is empty'),
+  (
+    UNET | {'model.multipliers': (1, 0)},
+    'config.model.multipliers: 0 is outside [1, 64], in (1, 0)',
+  ),
+  (UNET | {'model.multipliers': (-2,)}, 'config.model.multipliers: -2 is outside'),
+  (UNET | {'model.multipliers': (1,) * 5}, 'config.model.multipliers: 5 levels need image sides'),
+  (UNET | {'model.num_heads': 0}, 'config.model.num_heads: 0 is outside [1, 1024]'),
+  (UNET | {'model.num_heads': 3}, 'config.model.num_heads: 3 does not divide the 8 channels'),
+  (UNET | {'model.num_res_blocks': 0}, 'config.model.num_res_blocks: 0 is outside [1, 100]'),
+  (UNET | {'model.num_res_blocks': -1}, 'config.model.num_res_blocks: -1 is outside'),
+  (
+    UNET | {'model.attention_resolutions': (8, 7)},
+    'config.model.attention_resolutions: no level has images 7 high; they are 8, 4 high',
+  ),
+  (UNET | {'model.dropout': 1.0}, 'config.model.dropout: 1.0 is outside [0, 1)'),
+  (UNET | {'model.dropout': 1.5}, 'config.model.dropout: 1.5 is outside [0, 1)'),
+  (UNET | {'model.dropout': -0.1}, 'config.model.dropout: -0.1 is outside [0, 1)'),
+  (UNET | {'model.label_dropout': 7}, 'config.model.label_dropout: 7.0 is outside [0, 1]'),
+  ({'model.dropout': 1.0}, 'config.model.dropout: 1.0 is outside [0, 1)'),
+  ({'model.width': 6}, 'config.model.width: 6 is not a multiple of 4'),
+  ({'schedule.num_steps': 10**12}, 'config.schedule.num_steps: 1000000000000 is outside'),
+  ({'schedule.num_steps': 1}, 'config.schedule.num_steps: 1 is outside [2, 1000000]'),
+  ({'schedule.num_steps': 3}, "config.sampler.num_steps: 4 is more than the chain's 3"),
+  ({'dataset.batch_size': 10**11}, 'config.dataset.batch_size: 100000000000 is outside'),
+  ({'loss.distance': 'huber(delta=0)'}, 'config.loss.distance: delta: 0.0 is outside'),
+  (
+    {'loss.noise_law': 'offset(scale=-1)'},
+    'config.loss.noise_law: scale: -1.0 is outside',
+  ),
+  ({'optimizer.warmup_steps': 11}, 'config.optimizer.warmup_steps: 11 is beyond the 10'),
+  ({'optimizer.warmup_steps': -1}, 'config.optimizer.warmup_steps: -1 is outside'),
+  ({'optimizer.b1': 2.0}, 'config.optimizer.b1: 2.0 is outside [0, 0.999999]'),
+  ({'optimizer.b1': -0.5}, 'config.optimizer.b1: -0.5 is outside'),
+  ({'optimizer.b2': -1}, 'config.optimizer.b2: -1.0 is outside'),
+  ({'optimizer.b2': 1.5}, 'config.optimizer.b2: 1.5 is outside'),
+  ({'optimizer.eps': -1}, 'config.optimizer.eps: -1.0 is outside (0, 1]'),
+  ({'optimizer.eps': 0}, 'config.optimizer.eps: 0.0 is outside (0, 1]'),
+  ({'sampler.eta': 2}, 'config.sampler.eta: 2.0 is outside [0, 1]'),
+  ({'sampler.name': 'dpm++'}, "did you mean 'dpmpp_2m'?"),
+  ({'sampler.interval': (2.0, 1.0)}, 'config.sampler.interval: low < high is wanted'),
+  ({'schedule.name': 've', 'schedule.sigma_max': 1e-3}, 'config.schedule.sigma_max: '),
+  ({'loss.name': 'consistency_training'}, 'config.parameterization: a consistency loss needs'),
+  (
+    {'loss.name': 'consistency_training', 'parameterization.name': 'consistency'},
+    'config.schedule.continuous: a consistency loss moves between',
+  ),
+  (
+    {'dataset.name': 'folder', 'dataset.path': 'x'},
+    "config.dataset.image_size: unset, and 'folder' has no default for it; give one of type int",
+  ),
+  (
+    {'model.name': f'{__name__}:Blind', 'model.label_dropout': None},
+    f"config.model.name: '{__name__}:Blind' does not take num_classes and out_channels",
+  ),
+  (
+    {'model.name': f'{__name__}:Own', 'model.label_dropout': 0.2},
+    f"config.model.width: unset, and '{__name__}:Own' has no default for it; give one of type int",
+  ),
+  (
+    {'model.name': f'{__name__}:Own', 'model.args': {'width': 'wide'}},
+    "config.model.args.width: 'wide' is not of type int",
+  ),
+  ({'optimizer.learning_rate': 10**400}, 'config.optimizer.learning_rate: inf is outside (0, 100]'),
+]
+
+
+@pytest.mark.parametrize(('changes', 'words'), CASES, ids=[words for _, words in CASES])
+def test_what_was_tried(changes, words):
+  if changes.get('dataset.name', 'mixture') != 'mixture':
+    changes = {'dataset.num_train': None, 'dataset.num_test': None} | changes
+  small = {} if 'model.name' in changes else SMALL
+  with pytest.raises(InputError) as caught:
+    check_training(build(read(BASE | small | changes)))
+  assert words in str(caught.value)
+  assert '\n' not in str(caught.value)
+
+
+def test_a_state_or_a_batch_beyond_the_memory_is_refused(monkeypatch):
+  """Of 1000 bytes a device: a batch of 10^6 images of 2 numbers on 8 devices has a million."""
+  experiment = build(read(BASE | SMALL), mixture())
+  monkeypatch.setattr(checks, 'memory_limit', lambda: 10**6)
+  check_training(experiment)
+  with pytest.raises(InputError, match=r'^config\.dataset\.batch_size: 1000000 examples take '):
+    check_training(build(read(BASE | SMALL | {'dataset.batch_size': 10**6}), mixture()))
+  with pytest.raises(InputError, match=r'^config\.model: parameters, gradients and averages take'):
+    check_training(build(read(BASE | {'model.width': 256, 'model.depth': 1}), mixture()))
+
+
+def works(experiment):
+  """Whether a step changes the parameters to finite ones, of which samples are finite."""
+  step = jax.jit(make_step(experiment, PARALLEL['jit'](jax.devices()[:1])))
+  state, metrics = step(new_state(experiment), experiment.dataset.train[np.arange(8)])
+  told = {} if experiment.dataset.num_classes is None else {'label': jnp.arange(2)}
+  keys = example_keys(jax.random.key(0), jnp.arange(2))
+  images = generate(experiment, state.params['network'], told, keys)
+  finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state.params, images)))
+  return finite and not metrics['skipped']
+
+
+@pytest.mark.slow
+def test_what_is_not_refused_trains_and_samples():
+  """A step of every run that the sweeps let through leaves finite parameters and finite samples."""
+  failed = []
+  for field, entry in places():
+    for value in VALUES:
+      with contextlib.suppress(InputError):
+        experiment = check(field, entry, value)
+        if not works(experiment):
+          failed.append((field, entry, value))
+  assert failed == []
