@@ -10,6 +10,7 @@ import dataclasses
 import json
 import pathlib
 import time
+from typing import Any
 
 import rich
 from absl import flags
@@ -27,6 +28,7 @@ from ddpm_jax.evaluation.sampling import (
   save_samples,
 )
 from ddpm_jax.training import Experiment, Run, backend, build, hosts, load_run
+from ddpm_jax.training.denoising import warn_unstable
 from ddpm_jax.training.pictures import grid, write_png
 from experiments import cli
 
@@ -55,6 +57,7 @@ def main() -> None:
   workdir = pathlib.Path(WORKDIR.value)
   run = load_run(workdir)
   samples = current_samples(workdir, run)
+  warn_unstable(drawn_by(run, samples))
   experiment = build(run.config)
   real = report.read_real(experiment.dataset)
   figures = {
@@ -93,13 +96,17 @@ def current_samples(workdir: pathlib.Path, run: Run) -> Samples:
   return samples
 
 
+def drawn_by(run: Run, samples: Samples, **changes: Any) -> Experiment:
+  """The run's experiment with the sampler's settings that these were drawn by, but for changes."""
+  sampler = dataclasses.replace(run.config.sampler, **samples.record['sampler'] | changes)
+  return run.rebuild(dataclasses.replace(run.config, sampler=sampler))
+
+
 def unguided(workdir: pathlib.Path, run: Run, samples: Samples) -> list[Samples]:
   """As many samples from the same noise without guidance; none where the others are without."""
   if samples.labels is None or samples.record['sampler']['guidance'] == 1:
     return []
-  sampler = dataclasses.replace(run.config.sampler, **samples.record['sampler'] | {'guidance': 1.0})
-  config = dataclasses.replace(run.config, sampler=sampler)
-  experiment = run.rebuild(config)
+  experiment = drawn_by(run, samples, guidance=1.0)
   with progress('unguided samples', len(samples.images)) as advance:
     images = draw_samples(
       experiment,
@@ -107,12 +114,12 @@ def unguided(workdir: pathlib.Path, run: Run, samples: Samples) -> list[Samples]
       len(samples.images),
       samples.labels,
       seed=samples.record['seed'],
-      batch_size=config.evaluation.batch_size,
+      batch_size=run.config.evaluation.batch_size,
       advance=advance,
     )
   record = samples.record | {
     'evaluations': experiment.kind.evaluations(experiment),
-    'sampler': dataclasses.asdict(sampler),
+    'sampler': dataclasses.asdict(experiment.config.sampler),
   }
   plain = Samples(images, samples.labels, record)
   if hosts.is_first():

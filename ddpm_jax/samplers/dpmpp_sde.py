@@ -29,6 +29,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
+from ddpm_jax.diffusion.continuous import root
 from ddpm_jax.diffusion.parameterization import Denoiser
 from ddpm_jax.diffusion.schedules import Schedule, Time
 from ddpm_jax.errors import InputError, choose
@@ -199,7 +200,7 @@ def advance(
 
 def fresh(noise: Noise, s: Time, t: Time, eta: float, h: Array, part: int = 0) -> Array | float:
   """sqrt(1 - e^(-2 eta h)) noise, in units of sigma_s; none is drawn for eta = 0."""
-  return jnp.sqrt(-jnp.expm1(-2 * eta * h)) * noise(t, s, 0, part) if eta else 0.0
+  return root(-jnp.expm1(-2 * eta * h)) * noise(t, s, 0, part) if eta else 0.0
 
 
 def decay(eta: float, h: Array) -> Array | float:
@@ -213,8 +214,8 @@ def length(schedule: Schedule, step: Step) -> Array:
 
 
 def per_step(h: Array, other: Array) -> Array:
-  """h / other, but zero where the other is infinite, whatever h: there was no such step."""
-  never = jnp.isinf(other)
+  """h / other, but zero where the other is infinite or zero, whatever h: there was no such step."""
+  never = jnp.isinf(other) | (other == 0)
   return jnp.where(never, 0.0, h / jnp.where(never, 1.0, other))
 
 

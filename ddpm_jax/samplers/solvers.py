@@ -27,6 +27,7 @@ from jax import Array
 from ddpm_jax.diffusion.parameterization import Denoiser
 from ddpm_jax.diffusion.schedules import Discrete, Schedule, Time
 from ddpm_jax.errors import InputError
+from ddpm_jax.samplers.arguments import check_denoiser, checked
 from ddpm_jax.samplers.formulas import eps_of
 
 
@@ -79,16 +80,17 @@ def solve(
   """Takes x (B, …) along the flow from t to s, towards data or away from it.
 
   Raises:
-    TypeError: for a discrete chain.
+    TypeError: for a discrete chain, or what is no denoiser.
     RuntimeError: where max_steps do not reach s, also under jit.
   """
+  check_denoiser(denoiser)
   if isinstance(schedule, Discrete):
     raise TypeError('a solver chooses times of its own: use schedules.interpolate')
 
   def rates(angle: Array, z: Array, _: None) -> Array:
     time = time_at(schedule, angle)
     cos, sin, length = direction(schedule, time)
-    x0 = denoiser(length * z[None], time).x0[0]
+    x0 = checked(denoiser)(length * z[None], time).x0[0]
     return cos * eps_of(schedule, length * z, x0, time) - sin * x0
 
   def one(x: Array) -> Solution:
