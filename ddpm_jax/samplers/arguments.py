@@ -162,5 +162,7 @@ def shown(value: Any) -> str:
     return f'an array of shape {value.shape}'
   if isinstance(value, (str, int, float)) or value is None:
     return repr(value)
+  if isinstance(value, type):
+    return f'the class {value.__name__}'
   name = getattr(value, '__name__', None)
   return f'the function {name}' if callable(value) and name else type(value).__name__
