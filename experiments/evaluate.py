@@ -34,6 +34,7 @@ from ddpm_jax.evaluation.sampling import (
 )
 from ddpm_jax.files import check_writable, write_json
 from ddpm_jax.training import Experiment, Run, backend, build, hosts, load_run
+from ddpm_jax.training.denoising import warn_unstable
 from ddpm_jax.training.pictures import grid, write_png
 from experiments import cli
 
@@ -64,6 +65,7 @@ def main() -> None:
   run = load_run(workdir)
   file = workdir / 'samples.npz' if SAMPLES.value is None else pathlib.Path(SAMPLES.value)
   samples = current_samples(file, workdir, run)
+  warn_unstable(drawn_by(run, samples))
   experiment, path = build(run.config), workdir / 'report.json'
   with hosts.together():
     if hosts.is_first():
@@ -126,6 +128,12 @@ def current_samples(file: pathlib.Path, workdir: pathlib.Path, run: Run) -> Samp
   return samples
 
 
+def drawn_by(run: Run, samples: Samples, **changes: Any) -> Experiment:
+  """The run's experiment with the sampler's settings that these were drawn by, but for changes."""
+  sampler = dataclasses.replace(run.config.sampler, **samples.record['sampler'] | changes)
+  return run.rebuild(dataclasses.replace(run.config, sampler=sampler))
+
+
 def unguided(workdir: pathlib.Path, run: Run, samples: Samples) -> list[Samples]:
   """As many free samples from the same noise without guidance, beside free ones that have it.
 
@@ -134,9 +142,7 @@ def unguided(workdir: pathlib.Path, run: Run, samples: Samples) -> list[Samples]
   guided = samples.labels is not None and samples.record['sampler']['guidance'] != 1
   if not guided or not samples.free:
     return []
-  sampler = dataclasses.replace(run.config.sampler, **samples.record['sampler'] | {'guidance': 1.0})
-  config = dataclasses.replace(run.config, sampler=sampler)
-  experiment = run.rebuild(config)
+  experiment = drawn_by(run, samples, guidance=1.0)
   with progress('unguided samples', len(samples.images)) as advance:
     images = draw_samples(
       experiment,
@@ -144,12 +150,12 @@ def unguided(workdir: pathlib.Path, run: Run, samples: Samples) -> list[Samples]
       len(samples.images),
       samples.labels,
       seed=samples.record['seed'],
-      batch_size=config.evaluation.batch_size,
+      batch_size=run.config.evaluation.batch_size,
       advance=advance,
     )
   record = samples.record | {
     'evaluations': experiment.kind.evaluations(experiment),
-    'sampler': dataclasses.asdict(sampler),
+    'sampler': dataclasses.asdict(experiment.config.sampler),
   }
   plain = Samples(images, samples.labels, record)
   if hosts.is_first():

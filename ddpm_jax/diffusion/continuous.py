@@ -324,7 +324,10 @@ def total_beta(schedule: VP | SubVP, t: Array) -> Array:
 def time_of_total(schedule: VP | SubVP, total: Array) -> Array:
   """The time t at which B(t) = total: the quadratic's root in the form that does not cancel."""
   slope = schedule.beta_max - schedule.beta_min
-  return 2 * total / (schedule.beta_min + jnp.sqrt(schedule.beta_min**2 + 2 * slope * total))
+  # The square of beta there, which is never below that of the lower end, however it is rounded.
+  least = jnp.minimum(schedule.beta_min, schedule.beta_max) ** 2
+  square = jnp.maximum(schedule.beta_min**2 + 2 * slope * total, least)
+  return 2 * total / (schedule.beta_min + jnp.sqrt(square))
 
 
 def angle_of(log_snr: Array | float) -> Array:

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import log_ndtr
 
+from ddpm_jax.diffusion.continuous import root
+
 LOG_2PI = math.log(2 * math.pi)
 
 
@@ -23,8 +25,11 @@ class Gaussian(NamedTuple):
   variance: Array
 
   def sample(self, eps: Array) -> Array:
-    """mean + sqrt(variance) eps, for standard normal eps shaped like the mean."""
-    return self.mean + jnp.sqrt(self.variance) * eps
+    """mean + sqrt(variance) eps, for standard normal eps shaped like the mean.
+
+    A variance that rounding has taken below zero counts as zero; the derivative is finite there.
+    """
+    return self.mean + root(self.variance) * eps
 
   def log_prob(self, x: Array) -> Array:
     """log N(x; mean, variance) = -½ Σ ((x - mean)² / variance + log 2π variance), in nats."""
@@ -40,11 +45,18 @@ class Gaussian(NamedTuple):
     """KL(self ‖ other) = ½ Σ (v/w - 1 - log v/w + (mean - other.mean)² / w), in nats.
 
     Here v is this variance and w the other's. Since v/w - 1 is formed as (v - w)/w, the error is
-    the rounding of v/w - 1 and not that of 1.
+    the rounding of v/w - 1 and not that of 1. It rounds to -1 where v is far below w, and log v/w
+    is formed by itself.
     """
     excess = (self.variance - other.variance) / other.variance
     squares = jnp.square(self.mean - other.mean) / other.variance
-    return 0.5 * jnp.sum(excess - jnp.log1p(excess) + squares)
+    near = excess > -0.5
+    log_ratio = jnp.where(
+      near,
+      jnp.log1p(jnp.where(near, excess, 0.0)),
+      jnp.log(self.variance) - jnp.log(other.variance),
+    )
+    return 0.5 * jnp.sum(excess - log_ratio + squares)
 
   def discretized_log_prob(self, x: Array, levels: int) -> Array:
     """The log-probability of grid values, each the Gaussian's mass of its bin, in nats.

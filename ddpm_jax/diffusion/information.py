@@ -103,12 +103,16 @@ class Normal(NamedTuple):
 
   def information(self, snr: Array | float) -> Array:
     """I(x; alpha x + sigma eps) = ½ log det(I + snr covariance)."""
-    return 0.5 * jnp.sum(jnp.log1p(snr * jnp.linalg.eigvalsh(self.covariance)))
+    return 0.5 * jnp.sum(jnp.log1p(snr * self._variances()))
 
   def mmse(self, snr: Array | float) -> Array:
     """E‖x - E[x | alpha x + sigma eps]‖² = tr covariance (I + snr covariance)⁻¹."""
-    variances = jnp.linalg.eigvalsh(self.covariance)
+    variances = self._variances()
     return jnp.sum(variances / (1 + snr * variances))
+
+  def _variances(self) -> Array:
+    """The covariance's eigenvalues, without what rounding takes below zero."""
+    return jnp.maximum(jnp.linalg.eigvalsh(self.covariance), 0.0)
 
 
 class Line(NamedTuple):

@@ -27,6 +27,7 @@ from jax import Array
 from jax.scipy.linalg import solve_triangular
 
 from ddpm_jax.diffusion.bound import RECONSTRUCTION_VARIANCES, Decoder, evidence
+from ddpm_jax.diffusion.continuous import root
 from ddpm_jax.diffusion.gaussian import LOG_2PI, Gaussian
 from ddpm_jax.diffusion.parameterization import Denoiser
 from ddpm_jax.diffusion.process import Denoised, prior, q_marginal, q_transition, reverse
@@ -179,7 +180,7 @@ def principal_components(x: Array, latents: int) -> LinearGaussian:
   mean = jnp.mean(x, axis=0)
   values, vectors = jnp.linalg.eigh(jnp.cov(x, rowvar=False, bias=True))
   variance = jnp.mean(values[:-latents])
-  weight = vectors[:, -latents:] @ jnp.diag(jnp.sqrt(values[-latents:] - variance))
+  weight = vectors[:, -latents:] @ jnp.diag(root(values[-latents:] - variance))
   return LinearGaussian(weight, mean, variance)
 
 

@@ -19,7 +19,7 @@ from ddpm_jax.errors import InputError
 from ddpm_jax.evaluation.batching import even_size, map_batches, replicate
 from ddpm_jax.files import whole
 from ddpm_jax.keys import example_keys
-from ddpm_jax.training.denoising import Picture
+from ddpm_jax.training.denoising import Picture, warn_unstable
 from ddpm_jax.training.experiment import Experiment, generate
 
 # What samples there are: the stem of the file that they are kept in, and words for them.
@@ -87,6 +87,7 @@ def draw_samples(
     cond = {name: column for name, column in batch.items() if name == 'label'}
     return to_uint8(generate(experiment, params, cond, keys, **options))
 
+  warn_unstable(experiment, 1.0 if picture is None else picture.strength)
   options = {} if picture is None else {'picture': picture}
   columns = {'number': np.arange(num, dtype=np.int32)}
   if labels is not None:

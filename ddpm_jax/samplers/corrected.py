@@ -16,6 +16,7 @@ from annotated_types import Interval
 from jax import Array
 
 from ddpm_jax.bounds import OneOf, bounded
+from ddpm_jax.diffusion.continuous import root
 from ddpm_jax.diffusion.langevin import LENGTHS, corrector, langevin_step
 from ddpm_jax.diffusion.parameterization import Denoiser
 from ddpm_jax.diffusion.process import fresh_noise
@@ -46,7 +47,7 @@ def reverse_diffusion() -> Sampler:
     x0 = denoiser(xt, t).x0
     r = fresh_noise(schedule, s, t)
     mean = (2 - schedule.alpha(t) / schedule.alpha(s)) * xt + r * (schedule.alpha(t) * x0 - xt)
-    return State(mean + schedule.sigma(t) * jnp.sqrt(r) * noise(t, s), x0)
+    return State(mean + schedule.sigma(t) * root(r) * noise(t, s), x0)
 
   return Sampler(start, update, stochastic=True)
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import jax.numpy as jnp
 from annotated_types import Interval
 
 from ddpm_jax.bounds import bounded
 from ddpm_jax.diffusion.parameterization import Denoiser
-from ddpm_jax.diffusion.process import fresh_noise
 from ddpm_jax.diffusion.schedules import Schedule
-from ddpm_jax.samplers.formulas import eps_of, place
+from ddpm_jax.samplers.formulas import eps_of, place, renewed
 from ddpm_jax.samplers.noise import Noise, Step
 from ddpm_jax.samplers.sampler import Sampler, State, start
 
@@ -37,8 +35,7 @@ def ddim(eta: Annotated[float, Interval(ge=0, le=1)] = 0.0) -> Sampler:
     denoised = denoiser(state.x, t)
     eps = eps_of(schedule, state.x, denoised.x0, t)
     if eta:
-      r = fresh_noise(schedule, s, t)
-      eps = jnp.sqrt(1 - eta**2 * r) * eps + eta * jnp.sqrt(r) * noise(t, s)
+      eps = renewed(schedule, eps, noise(t, s), s, t, eta)
     return State(place(schedule, denoised.x0, eps, s), denoised.x0)
 
   return Sampler(start, update, stochastic=eta > 0)

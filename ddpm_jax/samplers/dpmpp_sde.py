@@ -31,6 +31,7 @@ from annotated_types import Interval
 from jax import Array
 
 from ddpm_jax.bounds import OneOf, bounded
+from ddpm_jax.diffusion.continuous import root
 from ddpm_jax.diffusion.parameterization import Denoiser
 from ddpm_jax.diffusion.schedules import Schedule, Time
 from ddpm_jax.samplers.noise import Noise, Step
@@ -205,7 +206,7 @@ def advance(
 
 def fresh(noise: Noise, s: Time, t: Time, eta: float, h: Array, part: int = 0) -> Array | float:
   """sqrt(1 - e^(-2 eta h)) noise, in units of sigma_s; none is drawn for eta = 0."""
-  return jnp.sqrt(-jnp.expm1(-2 * eta * h)) * noise(t, s, 0, part) if eta else 0.0
+  return root(-jnp.expm1(-2 * eta * h)) * noise(t, s, 0, part) if eta else 0.0
 
 
 def decay(eta: float, h: Array) -> Array | float:
@@ -219,8 +220,8 @@ def length(schedule: Schedule, step: Step) -> Array:
 
 
 def per_step(h: Array, other: Array) -> Array:
-  """h / other, but zero where the other is infinite, whatever h: there was no such step."""
-  never = jnp.isinf(other)
+  """h / other, but zero where the other is infinite or zero, whatever h: there was no such step."""
+  never = jnp.isinf(other) | (other == 0)
   return jnp.where(never, 0.0, h / jnp.where(never, 1.0, other))
 
 

@@ -125,7 +125,9 @@ def even_in(
     levels = np.maximum(levels, LOWEST_LOG_SNR) if np.isneginf(levels[0]) else levels
     begin, end = measure(levels)
     inner = inverse(np.linspace(begin, end, num_steps)[1:-1])
-    times = np.asarray(jax.vmap(schedule.time)(jnp.asarray(inner)), np.float64)
+    # Of few lengths, since each is compiled anew.
+    padded = np.resize(inner, 64 * (1 + inner.size // 64))
+    times = np.asarray(jax.vmap(schedule.time)(jnp.asarray(padded)), np.float64)[: inner.size]
   return np.concatenate([[last], times, [first]])[:num_steps]
 
 

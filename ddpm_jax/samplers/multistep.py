@@ -207,6 +207,7 @@ def mean_basis(of: Callable[[Array], Array], log_sigmas: Array, end: Array) -> A
   """∫ ℓ_i(τ(n)) dn / (n_s - n_t) for each i: the basis' mean over the way from n_t to n_s.
 
   Nodes at infinity are none: in the limit, their ℓ_i is zero and their factor in the others one.
+  Nor is one that an earlier node falls together with.
   With an infinite end, where no polynomial has a mean, only the first ℓ is left.
 
   Args:
@@ -214,13 +215,15 @@ def mean_basis(of: Callable[[Array], Array], log_sigmas: Array, end: Array) -> A
     log_sigmas: (k,), log n at the nodes, that of n_t first.
     end: log n_s.
   """
-  seen = jnp.isfinite(log_sigmas)
-  first = jnp.where(seen[0], log_sigmas[0], end)
+  known = jnp.isfinite(log_sigmas)
+  first = jnp.where(known[0], log_sigmas[0], end)
   last = jnp.where(jnp.isfinite(end), end, first)
   points = first + (1 + POINTS) / 2 * (last - first)
   masses = jax.nn.softmax(points + np.log(MASSES))  # n dlog n = dn, in shares of the way
-  nodes = jax.vmap(of)(jnp.where(seen, log_sigmas, first))
-  others = seen[None, :] & ~np.eye(seen.size, dtype=bool)
+  nodes = jax.vmap(of)(jnp.where(known, log_sigmas, first))
+  earlier = known[None, :] & np.tri(known.size, k=-1, dtype=bool)
+  seen = known & ~jnp.any(earlier & (nodes[:, None] == nodes[None, :]), axis=1)
+  others = seen[:, None] & seen[None, :] & ~np.eye(seen.size, dtype=bool)
   gaps = jnp.where(others, nodes[:, None] - nodes[None, :], 1.0)
   ways = jax.vmap(of)(points)[:, None, None] - nodes[None, None, :]
   factors = jnp.where(others[None], ways / gaps[None], 1.0)

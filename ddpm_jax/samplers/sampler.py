@@ -23,6 +23,7 @@ from ddpm_jax.diffusion.process import prior
 from ddpm_jax.diffusion.schedules import Schedule, Time, check_range
 from ddpm_jax.errors import choose
 from ddpm_jax.keys import for_purpose
+from ddpm_jax.samplers import arguments, stability
 from ddpm_jax.samplers.noise import NOISES, Noise, Step
 
 
@@ -92,14 +93,23 @@ def sample(
   Returns:
     The samples (B, …); with return_path also the path, (N + 1, B, …) or (N, B, …) for 'keep',
     which begins with xT.
+
+  Raises:
+    TypeError: for an argument that is none of its kind; the message names it and the mend.
+    ValueError: for one of a wrong shape, times that do not fall, or an unknown name.
+
+  Warns:
+    UserWarning: where these times are too few for the sampler, which blows data up; not under jit.
   """
   if final not in ('denoise', 'keep'):
     raise ValueError(f"final: '{final}' is not one of denoise, keep")
   check_range(schedule, times)
   draw = choose(NOISES, noise, 'noise')
+  arguments.check(sampler, denoiser, schedule, times, xT, keys, falls=final == 'denoise')
+  stability.warn(sampler, schedule, times, xT)
 
   def recalling(state: Any) -> Denoiser:
-    return denoiser(state.x0) if recall else denoiser
+    return arguments.checked(denoiser(state.x0) if recall else denoiser)
 
   def update(state: Any, step: Step) -> tuple[Any, Array | None]:
     new = sampler.update(schedule, recalling(state), state, step, draw(schedule, keys, xT, step))

@@ -22,6 +22,7 @@ from ddpm_jax.bounds import check_fields
 from ddpm_jax.diffusion.angle import angle_at, angular_flow, length
 from ddpm_jax.diffusion.parameterization import Denoiser
 from ddpm_jax.diffusion.schedules import Discrete, Schedule, Time
+from ddpm_jax.samplers.arguments import check_denoiser, checked
 
 Tolerance = Annotated[float, Interval(ge=1e-14, le=1)]
 Steps = Annotated[int, Interval(ge=1, le=1_000_000)]
@@ -74,13 +75,14 @@ def solve(
   """Takes x (B, …) along the flow from t to s, towards data or away from it.
 
   Raises:
-    TypeError: for a discrete chain.
+    TypeError: for a discrete chain, or what is no denoiser.
     RuntimeError: where max_steps do not reach s, also under jit.
   """
+  check_denoiser(denoiser)
   if isinstance(schedule, Discrete):
     raise TypeError('a solver chooses times of its own: use schedules.interpolate')
 
-  field = angular_flow(schedule, denoiser)
+  field = angular_flow(schedule, checked(denoiser))
   begin, end = angle_at(schedule, t), angle_at(schedule, s)
 
   def rates(angle: Array, z: Array, _: None) -> Array:

@@ -30,9 +30,8 @@ from jax import Array
 
 from ddpm_jax.bounds import bounded
 from ddpm_jax.diffusion.parameterization import Denoiser
-from ddpm_jax.diffusion.process import fresh_noise, noise_ratio
 from ddpm_jax.diffusion.schedules import Schedule, Time
-from ddpm_jax.samplers.formulas import eps_of, place
+from ddpm_jax.samplers.formulas import eps_of, kept, place, renewed
 from ddpm_jax.samplers.noise import Noise, Step
 from ddpm_jax.samplers.sampler import Sampler, State, start
 
@@ -109,8 +108,7 @@ def make_ancestral(
     x0 = method(schedule, denoiser, state.x, predicted, step, eta)
     eps = eps_of(schedule, state.x, x0, t)
     if eta:
-      r = fresh_noise(schedule, s, t)
-      eps = jnp.sqrt(1 - eta**2 * r) * eps + noise_scale * eta * jnp.sqrt(r) * noise(t, s)
+      eps = renewed(schedule, eps, noise_scale * noise(t, s), s, t, eta)
     return State(place(schedule, x0, eps, s), predicted)
 
   return Sampler(
@@ -154,10 +152,9 @@ def by_middle_eps(
 def middle(schedule: Schedule, s: Time, t: Time, eta: float) -> Time:
   """The time m half way in log-SNR from n_t to n_d: log n_m² = ½ (log n_t² + log n_d²).
 
-  With q = n_s / n_t, n_d² = n_s² (1 - eta² r) = n_s² q² (eta² + (1 - eta²) / q²), and so
-  log n_m² = log n_s² + ½ log(eta² + (1 - eta²) / q²): s itself for eta = 1, whatever q.
+  For eta = 1, n_d² = n_s⁴ / n_t², so that m is s itself.
   """
   if eta == 1:
     return s
-  lift = eta**2 + (1 - eta**2) / jnp.square(noise_ratio(schedule, s, t))
-  return schedule.time(schedule.log_snr(s) - jnp.log(lift) / 2)
+  log_snr_d = schedule.log_snr(s) - jnp.log(kept(schedule, s, t, eta))
+  return schedule.time((schedule.log_snr(t) + log_snr_d) / 2)

@@ -19,7 +19,7 @@ from ddpm_jax.errors import InputError
 from ddpm_jax.keys import Keys
 from ddpm_jax.losses import LOSSES, LossOutput, trained_variance
 from ddpm_jax.training import optimizers
-from ddpm_jax.training.denoising import check_guidance
+from ddpm_jax.training.denoising import check_guidance, warn_unstable
 from ddpm_jax.training.experiment import Experiment, batch_and_keys, new_state, refuse_gather
 from ddpm_jax.training.state import TrainState
 
@@ -27,7 +27,8 @@ from ddpm_jax.training.state import TrainState
 def check_training(experiment: Experiment) -> None:
   """Raises InputError where training would be in vain, or a loss or a plug-in cannot begin.
 
-  What only samples or evaluates is free to leave a learned variance alone.
+  A sampler that would blow up what previews show is only warned of. What only samples or evaluates
+  is free to leave a learned variance alone.
   """
   config, module = experiment.config, experiment.module
   if getattr(module, 'learn_variance', False):
@@ -46,6 +47,7 @@ def check_training(experiment: Experiment) -> None:
     check_plug_in(experiment, state)
   if config.parallel.microbatches > 1:
     check_parts(experiment, state)
+  warn_unstable(experiment)
 
 
 def rate_jump(config: Config, before: Config, step: int) -> str | None:

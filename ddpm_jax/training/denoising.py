@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from absl import logging
 from jax import Array
 
 from ddpm_jax import models
@@ -30,6 +31,7 @@ from ddpm_jax.samplers import (
   start_from,
   time_grid,
 )
+from ddpm_jax.samplers.stability import complaint
 
 if TYPE_CHECKING:  # it imports this module
   from ddpm_jax.training.experiment import Experiment
@@ -64,6 +66,23 @@ def drawn_on(config: Config, sampler: Sampler | Solver | None, schedule: Any) ->
     return schedule, jnp.array([schedule.t_max, schedule.t_min])
   with naming('config.sampler'):
     return schedule, time_grid(wanted.grid, schedule, wanted.num_steps)
+
+
+def warn_unstable(experiment: Experiment, strength: float = 1.0) -> None:
+  """Logs a line where the config's sampler blows data up over its times, and what does not."""
+  config, sampler = experiment.config, experiment.sampler
+  if not isinstance(sampler, Sampler):
+    return
+  wanted = config.sampler
+
+  def places(grid: str, num_steps: int) -> tuple[Any, Array]:
+    other = dataclasses.replace(wanted, grid=grid, num_steps=num_steps)
+    return drawn_on(dataclasses.replace(config, sampler=other), sampler, experiment.schedule)
+
+  times = last_part(experiment.times, strength)
+  line = complaint(sampler, experiment.path, times, places, wanted.grid if strength == 1 else None)
+  if line:
+    logging.warning("config.sampler: '%s' over '%s': %s", wanted.name, wanted.grid, line)
 
 
 def bind_schedule(experiment: Experiment, params: dict[str, Any]) -> Experiment:
