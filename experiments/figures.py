@@ -168,7 +168,7 @@ def paths() -> Figure:
 
 def information() -> Figure:
   """I(x0; xt) along the chain, its slope, and half the mmse times the SNR, which is that slope."""
-  line = on_grid(lambda x: LINE.log_prob(x[None]), jnp.linspace(-6.0, 6.0, 1501))
+  line = on_grid(LINE.log_prob, jnp.linspace(-6.0, 6.0, 1501))
   log_snr = jnp.linspace(-7.0, 7.0, 85)
   nats, mmse = (jax.lax.map(f, jnp.exp(log_snr)) for f in (line.information, line.mmse))
   figure, (left, right) = panels(2)

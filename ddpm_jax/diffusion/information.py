@@ -207,9 +207,12 @@ class Line(NamedTuple):
 
 
 def on_grid(log_prob: Callable[[Array], Array], x: Array) -> Line:
-  """The Line of a log-density of a scalar, or of a (1,) vector, on an even grid x (n,)."""
-  log_p = jax.vmap(lambda point: log_prob(point).reshape(()))
-  return checked(Line(x, log_p(x) + jnp.log(x[1] - x[0])))
+  """The Line of a log-density of one dimension on an even grid x (n,): it is given (1,) vectors.
+
+  That serves laws of scalars too, whose formulas broadcast; the answer may be a scalar or (1,).
+  """
+  log_p = jax.vmap(lambda point: jnp.reshape(log_prob(point), ()))
+  return checked(Line(x, log_p(x[:, None]) + jnp.log(x[1] - x[0])))
 
 
 def checked(line: Line) -> Line:

@@ -300,18 +300,47 @@ def eps_slope(alpha: Array, sigma: Array, row: Row) -> Array | float:
 
 
 def convert(
-  value: Array, xt: Array, alpha: Array, sigma: Array, *, source: str, target: str
+  value: Array,
+  xt: Array,
+  alpha: Array,
+  sigma: Array,
+  *,
+  source: str | Parameterization,
+  target: str | Parameterization,
 ) -> Array:
-  """Reads `value`, a prediction of `source` at xt, as one of `target` (keys of PARAMETERIZATIONS).
+  """Reads `value`, a prediction of `source` at xt, as one of `target`.
 
   With (a, b) the source's row and (c, d) the target's, c x0 + d eps is
   ((alpha d - sigma c) value + (b c - a d) xt) / (alpha b - sigma a).
+
+  Args:
+    value: the prediction.
+    xt: what it was made from, like it.
+    alpha: the factor of the data in xt.
+    sigma: the factor of the noise.
+    source: a key of PARAMETERIZATIONS, with its defaults, or one that is made: edm(sigma_data=1.0).
+    target: likewise.
   """
-  if source == target:
+  row, other = row_of(source), row_of(target)
+  if row == other:
     return value
-  a, b = PARAMETERIZATIONS[source]().row(alpha, sigma)
-  c, d = PARAMETERIZATIONS[target]().row(alpha, sigma)
+  if isinstance(row, ConsistencyRow):  # finite where its b is not
+    value, row = to_x0(value, xt, alpha, sigma, row), x0_row
+  (a, b), (c, d) = row(alpha, sigma), other(alpha, sigma)
   return ((alpha * d - sigma * c) * value + (b * c - a * d) * xt) / (alpha * b - sigma * a)
+
+
+def row_of(choice: str | Parameterization) -> Row:
+  """The row of a parameterization or of the entry of PARAMETERIZATIONS of that name.
+
+  Raises:
+    ValueError: where there is none of that name.
+  """
+  if isinstance(choice, Parameterization):
+    return choice.row
+  if choice not in PARAMETERIZATIONS:
+    raise ValueError(f"parameterization '{choice}' is not one of {', '.join(PARAMETERIZATIONS)}")
+  return PARAMETERIZATIONS[choice]().row
 
 
 def check_invertible(parameterization: Parameterization, schedule: Schedule) -> None:

@@ -1,7 +1,7 @@
 """The forward process, its posterior, and the reverse step that imitates the posterior.
 
 Mathematics for one example of any shape and scalar times s < t. With
-q = alpha_t sigma_s / (alpha_s sigma_t), so that q² = SNR(t) / SNR(s), and r = (1 - q)(1 + q),
+q = alpha_t sigma_s / (alpha_s sigma_t), so that q² = SNR(t) / SNR(s), and r = 1 - q²,
 
   q(xt | x0)     = N(alpha_t x0, sigma_t²)
   q(xt | xs)     = N(alpha_t / alpha_s xs, sigma_t² r)
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ddpm_jax.diffusion.gaussian import Gaussian
-from ddpm_jax.diffusion.schedules import Schedule, Time, check_scalar
+from ddpm_jax.diffusion.schedules import Discrete, Schedule, Time, check_scalar
 
 
 class Denoised(NamedTuple):
@@ -162,7 +162,16 @@ def noise_ratio(schedule: Schedule, s: Time, t: Time) -> Array:
 
 
 def fresh_noise(schedule: Schedule, s: Time, t: Time) -> Array:
-  """r = (1 - q)(1 + q) = 1 - SNR(t) / SNR(s): the share of xt's noise that came after time s."""
+  """r = 1 - SNR(t) / SNR(s): the share of xt's noise that came after time s.
+
+  A chain has the change of its log-SNR from tables that were built in double precision, so that
+  r = -expm1(change) is right to 2⁻²¹ of itself in single precision, for every two times. In
+  continuous time the rounding of q, which is 2⁻²⁴ some three to thirty times, is all that close
+  times leave: r = (1 - q)(1 + q) is right to 2⁻¹⁸ / |log_snr_t - log_snr_s| of itself, and no other
+  form of the difference is better.
+  """
+  if isinstance(schedule, Discrete):
+    return -jnp.expm1(schedule.log_snr_change(s, t))
   q = noise_ratio(schedule, s, t)
   return (1 - q) * (1 + q)
 

@@ -84,6 +84,8 @@ class Discrete:
     alphas: sqrt(alpha_bar_t).
     sigmas: sqrt(1 - alpha_bar_t).
     log_snrs: log(alpha_bar_t / (1 - alpha_bar_t)), with log_snrs[0] = inf.
+    log_snr_rests: what rounding left of each log_snr: the sum of the two is exact to twice the
+      digits, and so is a difference of such sums, however close the times.
     original: the index of each row in the chain that a network was trained on, as a float.
   """
 
@@ -92,6 +94,7 @@ class Discrete:
   alphas: Array
   sigmas: Array
   log_snrs: Array
+  log_snr_rests: Array
   original: Array
 
   @property
@@ -120,6 +123,11 @@ class Discrete:
   def log_snr(self, t: Time) -> Array:
     """log(alpha_bar_t / (1 - alpha_bar_t)): inf at t = 0."""
     return self.log_snrs[self._row(t, 'schedule.log_snr')]
+
+  def log_snr_change(self, s: Time, t: Time) -> Array:
+    """log_snr(t) - log_snr(s), to two roundings of the difference itself."""
+    s, t = (self._row(time, 'schedule.log_snr_change') for time in (s, t))
+    return (self.log_snrs[t] - self.log_snrs[s]) + (self.log_snr_rests[t] - self.log_snr_rests[s])
 
   def time(self, log_snr: Array | float) -> Array:
     """The integer t in 1 … T whose log-SNR is nearest."""
@@ -193,14 +201,16 @@ def make_tables(betas: np.ndarray, log_alphas_bar: np.ndarray) -> Discrete:
   """All tables from beta_t and log alpha_bar_t for t = 1 … T, float64, with row 0 put before."""
   betas, log_alphas_bar = (np.concatenate([[0.0], rows]) for rows in (betas, log_alphas_bar))
   one_minus = np.abs(np.expm1(log_alphas_bar))  # not -expm1: sigma(0) would be -0
-  with np.errstate(divide='ignore'):
+  with np.errstate(divide='ignore', invalid='ignore'):
     log_snrs = log_alphas_bar - np.log(one_minus)
+    rests = log_snrs - np.asarray(log_snrs, jnp.result_type(float))
   return Discrete(
     betas=jnp.asarray(betas),
     alphas_bar=jnp.asarray(np.exp(log_alphas_bar)),
     alphas=jnp.asarray(np.exp(log_alphas_bar / 2)),
     sigmas=jnp.asarray(np.sqrt(one_minus)),
     log_snrs=jnp.asarray(log_snrs),
+    log_snr_rests=jnp.asarray(np.where(np.isfinite(log_snrs), rests, 0.0)),
     original=jnp.arange(float(betas.size)),
   )
 

@@ -283,6 +283,21 @@ def test_a_coin_has_guo_shamai_verdus_closed_forms(snr):
   assert coin.information(snr / scale**2) == approx(snr - weights @ log_cosh, rel=1e-9)
 
 
+def test_a_line_is_made_of_vectors_of_one_and_of_scalars():
+  normal = Gaussian(jnp.asarray(0.4), jnp.asarray(0.3))
+  lines = [
+    on_grid(log_prob, jnp.asarray(GRID))
+    for log_prob in (
+      GaussianMixture([1.0], [[0.4]], [[[0.3]]]).log_prob,
+      GaussianData(jnp.array([0.4]), jnp.array([0.3])).log_prob,
+      normal.log_prob,
+      lambda x: -jnp.square(x - 0.4) / 0.6 - 0.5 * math.log(2 * math.pi * 0.3),
+    )
+  ]
+  for line in lines:
+    assert line.entropy() == approx(normal.entropy(), rel=1e-12)
+
+
 def test_a_grid_that_is_too_narrow_or_too_coarse_is_refused():
   law = Gaussian(np.zeros(()), np.ones(()))
   with pytest.raises(ValueError, match='101 points from -1.0 to 1.0 holds a mass of 0.68'):

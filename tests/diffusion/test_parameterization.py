@@ -103,6 +103,35 @@ def test_convert_agrees_with_the_definitions_and_closes(precision, source, targe
   assert np.all(rms(back - value) <= tolerance(value, alpha, sigma))
 
 
+def test_convert_heeds_the_options_of_a_parameterization(x64):
+  x0, eps, alpha, sigma = 0.7, -1.2, jnp.float64(0.6), jnp.float64(0.8)
+  xt = alpha * x0 + sigma * eps
+  for sigma_data in (0.5, 2.0):
+    n = sigma / alpha
+    of_data = (n * x0 - sigma_data**2 * eps) / (sigma_data * np.hypot(n, sigma_data))
+    made = PARAMETERIZATIONS['edm'](sigma_data=sigma_data)
+    assert convert(x0, xt, alpha, sigma, source='x0', target=made) == pytest.approx(of_data)
+    assert convert(of_data, xt, alpha, sigma, source=made, target='eps') == pytest.approx(eps)
+  half, two = (PARAMETERIZATIONS['edm'](sigma_data=sigma_data) for sigma_data in (0.5, 2.0))
+  there = convert(0.3, xt, alpha, sigma, source=half, target=two)
+  assert abs(there - 0.3) > 0.1
+  assert convert(there, xt, alpha, sigma, source=two, target='edm') == pytest.approx(0.3)
+  assert convert(0.3, xt, alpha, sigma, source='edm', target=half) == 0.3
+
+
+def test_convert_reads_consistency_at_its_boundary(x64):
+  # x0 is xt / alpha there, whatever the output: no noise is left to be seen.
+  made = PARAMETERIZATIONS['consistency'](sigma_min=0.01)
+  read = functools.partial(convert, 3.0, 0.5, jnp.float64(0.8), jnp.float64(0.008), source=made)
+  assert read(target='x0') == pytest.approx(0.625)
+  assert read(target='eps') == pytest.approx(0, abs=1e-12)
+
+
+def test_convert_refuses_an_unknown_name():
+  with pytest.raises(ValueError, match="parameterization 'epsilon' is not one of x0, eps, v"):
+    convert(1.0, 1.0, 0.6, 0.8, source='epsilon', target='x0')
+
+
 @pytest.mark.parametrize('name', PARAMETERIZATIONS)
 @pytest.mark.parametrize('t', [1, 12, 30, jnp.array([1, 7, 19, 30])], ids=str)
 def test_denoiser_of_the_exact_network_gives_the_data_back(x64, name, t):

@@ -19,6 +19,7 @@ from ddpm_jax.diffusion import (
   schedules,
 )
 from ddpm_jax.diffusion.oracle import GaussianData
+from ddpm_jax.diffusion.process import fresh_noise
 from ddpm_jax.diffusion.schedules import CONTINUOUS, DISCRETE
 
 T = 40
@@ -257,17 +258,37 @@ def test_compiled_and_batched_is_eager(chain, variance):
     )
 
 
-@pytest.mark.parametrize('name', DISCRETE)
-def test_single_precision_loses_what_the_gap_in_log_snr_says(name):
-  single = DISCRETE[name]()
+LONG = {
+  **DISCRETE,
+  'cosine of 4000': lambda: schedules.cosine(4000),
+  'to zero SNR': lambda: schedules.zero_terminal_snr(schedules.cosine()),
+  'respaced': lambda: schedules.respace(schedules.linear(), np.arange(3, 1000, 7)),
+}
+
+
+@pytest.mark.parametrize('name', LONG)
+def test_fresh_noise_of_a_chain_keeps_its_digits(name):
+  single = LONG[name]()
   with jax.enable_x64(True):
-    double = DISCRETE[name]()
-  for t, gap in itertools.product((2, 100, 500, 1000), (1, 20)):
-    s = max(t - gap, 1)
-    exact = -np.expm1(float(double.log_snrs[t]) - float(double.log_snrs[s]))
-    r = float(q_posterior(single, 1.0, 0.0, s, t).mean / single.alpha(s))
-    width = float(double.log_snrs[s] - double.log_snrs[t])
-    assert abs(r - exact) <= 2**-21 * max(1, width) / min(1, width) * exact
+    double = LONG[name]()
+  log_snrs, size = np.asarray(double.log_snrs), double.num_steps
+  share = jax.vmap(fresh_noise, (None, 0, 0))
+  for gap in (1, 2, 20, size // 2, size):
+    t = np.arange(gap, size + 1)
+    exact = -np.expm1(log_snrs[t] - log_snrs[t - gap])
+    np.testing.assert_allclose(share(single, t - gap, t), exact, rtol=2**-21)
+
+
+@pytest.mark.parametrize('name', ['linear', 'to zero SNR'])
+def test_gradients_of_fresh_noise_are_finite_and_right_in_single_precision(name):
+  chain = LONG[name]()
+  gradient = jax.jit(jax.grad(fresh_noise))
+  for s, t in [(0, 1), (0, 1000), (1, 1000), (999, 1000), (499, 500)]:
+    slopes = gradient(chain, s, t)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(slopes))
+    # dr = -e^change d(change), and e^change = 1 - r.
+    r = float(fresh_noise(chain, s, t))
+    np.testing.assert_allclose(slopes.log_snrs[jnp.array([s, t])], [1 - r, r - 1], atol=1e-6)
 
 
 # In continuous time, from t_min to t_max, with the same identities.
@@ -306,6 +327,26 @@ def continuous_bayes(path, x0, xt, s, t):
   p = np.exp((log_p - log_p.max()) / 2)
   mean = np.sum(p * xs) / np.sum(p)
   return mean, np.sum(p * (xs - mean) ** 2) / np.sum(p)
+
+
+@pytest.mark.parametrize('name', CONTINUOUS)
+def test_fresh_noise_of_a_formula_loses_what_the_gap_says(name):
+  def shares(path, s, t):
+    return [np.float64(jax.vmap(f, (None, 0, 0))(path, s, t)) for f in (fresh_noise, gap)]
+
+  def gap(path, s, t):
+    return path.log_snr(s) - path.log_snr(t)
+
+  single = CONTINUOUS[name]()
+  way, first = single.t_max - single.t_min, np.linspace(0, 0.99, 50)
+  for width in (1e-3, 0.01):
+    s, t = (np.float32(single.t_min + way * share) for share in (first, first + width))
+    found, _ = shares(single, s, t)
+    with jax.enable_x64(True):
+      exact, gaps = shares(CONTINUOUS[name](), np.float64(s), np.float64(t))
+    error = np.abs(found / exact - 1)
+    assert np.all(error < 2**-18 / np.minimum(gaps, 1))
+    assert np.max(error) > 2**-21, 'single precision, or nothing is shown'
 
 
 @pytest.mark.parametrize(('s', 't'), SHARES)
