@@ -269,6 +269,9 @@ class Path:
   def sigma(self, t):
     return self.sigmas[t]
 
+  def log_snr(self, t):
+    return 2 * jnp.log(self.alphas[t] / self.sigmas[t])
+
 
 RATIOS = np.geomspace(0.1, 10.0, 12)  # sigma / alpha
 DOWN = np.arange(RATIOS.size)[::-1]
