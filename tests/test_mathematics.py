@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGE = ROOT / 'docs' / 'mathematics.md'
 
 LINK = r'\[([\w.]+)\]\(\.\./([\w/]+\.py)\)'
-PROOF = re.compile(rf'→ ({LINK}(?:, {LINK})*) · proved by ({LINK}(?:, {LINK})*)')
+PROOF = re.compile(rf'→ ({LINK}(?:, {LINK})*) · checked by ({LINK}(?:, {LINK})*)')
 BLOCK = re.compile(r'^\$\$\n(.*?)\n\$\$$', re.MULTILINE | re.DOTALL)
 PAIRS = {'{': '}', '(': ')', '[': ']', r'\lbrace': r'\rbrace', r'\lfloor': r'\rfloor'}
 
@@ -42,7 +42,7 @@ def missing(page: str) -> list[str]:
   lines = [line for line in page.split('\n') if line.startswith('→')]
   wrong = [line for line in lines if not PROOF.fullmatch(line)]
   for line in lines:
-    functions, _, tests = line.partition(' · proved by ')
+    functions, _, tests = line.partition(' · checked by ')
     wrong += [name for name, path in re.findall(LINK, functions) if not defines(path, name)]
     for name, path in re.findall(LINK, tests):
       if not (path.startswith('tests/') and name.startswith('test_') and defines(path, name)):
@@ -75,7 +75,7 @@ def defines(path: str, name: str) -> bool:
 def unreached(page: str) -> list[str]:
   """The named functions that no test beside them comes to."""
   wrong = []
-  for functions, _, tests in (line.partition(' · proved by ') for line in page.split('\n')):
+  for functions, _, tests in (line.partition(' · checked by ') for line in page.split('\n')):
     found = set[str]().union(*(reach(path, name) for name, path in re.findall(LINK, tests)))
     named = [name for name, _ in re.findall(LINK, functions)] if tests else []
     wrong += [name for name in named if name.split('.')[-1] not in found]
@@ -212,7 +212,7 @@ def test_the_example_runs(page):
   assert 0 < names['variance'] < 1
 
 
-GOOD = '→ [ddpm_jax.diffusion.process.q_sample](../ddpm_jax/diffusion/process.py) · proved by '
+GOOD = '→ [ddpm_jax.diffusion.process.q_sample](../ddpm_jax/diffusion/process.py) · checked by '
 GOOD += '[test_the_example_runs](../tests/test_mathematics.py)'
 
 
@@ -224,7 +224,7 @@ def test_what_is_amiss_is_found():
   assert missing(GOOD.replace('process.py', 'gaussian.py'))
   assert missing(GOOD.replace('the_example', 'no_example')) == ['test_no_example_runs']
   assert missing(GOOD.replace('test_the_example_runs', 'faults')) == ['faults']
-  assert missing(GOOD.replace(' · proved by ', ' ')) != []
+  assert missing(GOOD.replace(' · checked by ', ' ')) != []
   assert unreached(GOOD) == ['ddpm_jax.diffusion.process.q_sample']  # the page's code calls it
   of_draws = '[test_sample_has_the_moments_of_the_marginal](../tests/diffusion/test_process.py)'
   assert unreached(f'{GOOD}, {of_draws}') == held_back(f'{GOOD}, {of_draws}') == []
