@@ -95,7 +95,9 @@ def shrunk_gaussian(train: np.ndarray, extra: float = 0.0) -> Gaussian:
   count, mean = len(train), train.mean(axis=0)
   x = train - mean
   variances = np.mean(x**2, axis=0)
-  products = np.sum(np.sum(x**2, axis=1) ** 2) - np.sum(x**4)  # Σ_n Σ_ij (x_ni x_nj)², i ≠ j
+  products = np.sum(np.sum(x**2, axis=1) ** 2) - np.sum(
+    np.square(x**2)
+  )  # Σ_n Σ_ij (x_ni x_nj)², i ≠ j
   if count > x.shape[1]:
     x = np.linalg.qr(x, mode='r')  # xᵀx alone matters from here
   x /= math.sqrt(count)
