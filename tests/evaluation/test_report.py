@@ -111,7 +111,7 @@ SHORT = {
   'one training image': (
     few([0], [0]),
     [0],
-    {'spread_ratio', 'nearest_ratio', 'read_as_asked'},
+    {'spread_ratio', 'read_as_asked'},
     {'read_as_labeled'},
   ),
   'no held-out image': (
