@@ -19,6 +19,7 @@ from typing import Any
 import rich
 from absl import flags
 
+from ddpm_jax.config import from_json, to_json
 from ddpm_jax.errors import InputError
 from ddpm_jax.evaluation import bits, evidence, report
 from ddpm_jax.evaluation.available import Figures, Unavailable, collect, merge
@@ -130,8 +131,11 @@ def current_samples(file: pathlib.Path, workdir: pathlib.Path, run: Run) -> Samp
 
 def drawn_by(run: Run, samples: Samples, **changes: Any) -> Experiment:
   """The run's experiment with the sampler's settings that these were drawn by, but for changes."""
-  sampler = dataclasses.replace(run.config.sampler, **samples.record['sampler'] | changes)
-  return run.rebuild(dataclasses.replace(run.config, sampler=sampler))
+  tree = to_json(run.config) | {'sampler': samples.record['sampler'] | changes}
+  try:
+    return run.rebuild(from_json(tree))
+  except InputError as error:
+    raise InputError(f"the samples' record: {error}") from error
 
 
 def unguided(workdir: pathlib.Path, run: Run, samples: Samples) -> list[Samples]:
@@ -155,7 +159,7 @@ def unguided(workdir: pathlib.Path, run: Run, samples: Samples) -> list[Samples]
     )
   record = samples.record | {
     'evaluations': experiment.kind.evaluations(experiment),
-    'sampler': dataclasses.asdict(experiment.config.sampler),
+    'sampler': to_json(experiment.config)['sampler'],
   }
   plain = Samples(images, samples.labels, record)
   if hosts.is_first():

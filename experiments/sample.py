@@ -11,7 +11,6 @@ begins with a picture is called image_to_image instead, what is drawn in a mask 
 are called as --out=FILE.npz says. Sample n depends on the seed, n and its class alone.
 """
 
-import dataclasses
 import hashlib
 import pathlib
 import time
@@ -100,7 +99,7 @@ def main() -> None:
     'step': run.step,
     'seed': config.seed,
     'evaluations': evaluations,
-    'sampler': dataclasses.asdict(config.sampler),
+    'sampler': to_json(config)['sampler'],
     **picture_record(picture),
   }
   with progress('samples', num) as advance:

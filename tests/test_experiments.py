@@ -150,6 +150,7 @@ UNDRAWN = {
   'sample --out=': "--out: '' is not the name of an .npz file",
   'sample --resample=3': '--resample: of which picture',
   'evaluate --samples=FOLDER/torn.npz': r'\S+/torn.npz: cannot be read .*--workdir=\S+/run$',
+  'evaluate --samples=FOLDER/other.npz': "the samples' record: config.sampler.bogus: no such",
   'evaluate --samples=FOLDER/large.npz': r'\S+/large.npz: holds pictures of shape .16, 8, 1.,',
   'tradeoff': r'\S+/run/tradeoff.json: cannot be read ',
 }
@@ -162,6 +163,9 @@ def test_what_cannot_be_read_or_written_is_refused_before_anything_is_drawn(run,
   record = {'step': 6, 'seed': 0, 'evaluations': 2, 'sampler': {'guidance': 1.0}}
   large = Samples(np.zeros((2, 16, 8, 1), np.uint8), np.zeros(2, int), record)
   save_samples(tmp_path / 'large.npz', large)
+  other = {'sampler': {'name': 'ddim', 'guidance': 1.0, 'bogus': 3}}
+  odd = Samples(np.zeros((2, 8, 8, 1), np.uint8), np.zeros(2, int), record | other)
+  save_samples(tmp_path / 'other.npz', odd)
   before = files(tmp_path)
   lines = [line.replace('FOLDER', str(tmp_path)).split() for line in UNDRAWN]
   lines = [[name, f'--workdir={tmp_path / "run"}', *flags] for name, *flags in lines]

@@ -61,7 +61,6 @@ def gaussian_bits(train: np.ndarray, test: np.ndarray, num_levels: int) -> np.nd
     num_levels: L.
   """
   train, test = (x.reshape(len(x), -1).astype(np.float64) for x in (train, test))
-
   halves = train[::2], train[1::2]
 
   def tried(extra: float) -> float:
@@ -94,8 +93,9 @@ def shrunk_gaussian(train: np.ndarray, extra: float = 0.0) -> Gaussian:
   """
   count, mean = len(train), train.mean(axis=0)
   x = train - mean
-  variances = np.mean(x**2, axis=0)
-  products = np.sum(np.sum(x**2, axis=1) ** 2) - np.sum(x**4)  # Σ_n Σ_ij (x_ni x_nj)², i ≠ j
+  powers = x**2
+  variances = powers.mean(axis=0)
+  products = np.sum(powers.sum(axis=1) ** 2) - np.sum(powers**2)  # Σ_n Σ_ij (x_ni x_nj)², i ≠ j
   if count > x.shape[1]:
     x = np.linalg.qr(x, mode='r')  # xᵀx alone matters from here
   x /= math.sqrt(count)

