@@ -344,3 +344,40 @@ def test_a_comparison_of_nothing_is_refused(run, flag, message):
   done = command('tradeoff', f'--workdir={run}', flag)
   assert done.returncode == 2
   assert message in done.stderr and 'Traceback' not in done.stderr
+
+
+CHOOSE = """
+import sys, types
+import numpy as np
+from absl import flags
+from experiments import sample
+from ddpm_jax import data
+from ddpm_jax.errors import InputError
+
+split = data.Arrays(np.zeros((6, 4, 4, 3), np.uint8), np.array([0, 2, 2, 0, 2, 0]))
+dataset = data.Dataset('mine', split, split, (4, 4, 3), 256, num_classes=4)
+run = types.SimpleNamespace(
+  experiment=types.SimpleNamespace(dataset=dataset, kind=types.SimpleNamespace(name='denoiser')),
+  config=types.SimpleNamespace(dataset=types.SimpleNamespace(arguments={'background': '#ff0000'})),
+)
+flags.FLAGS(['sample', f'--init_image={sys.argv[1]}'])
+print(sample.chosen_labels(run, 5).tolist(), np.unique(sample.chosen_picture(run).image).tolist())
+for label in (2, 3, 4):
+  flags.FLAGS(['sample', f'--label={label}'])
+  try:
+    print(sample.chosen_labels(run, 2).tolist())
+  except InputError as error:
+    print(error)
+"""
+
+
+def test_samples_are_of_classes_with_examples_and_on_the_runs_background(tmp_path):
+  Image.new('RGBA', (4, 4), (9, 9, 9, 0)).save(tmp_path / 'clear.png')
+  script = [sys.executable, '-c', CHOOSE, str(tmp_path / 'clear.png')]
+  done = subprocess.run(script, cwd=ROOT, capture_output=True, text=True)
+  assert done.stdout.splitlines() == [
+    '[0, 2, 0, 2, 0] [-1.0, 1.0]',
+    '[2, 2]',
+    '--label: 3 had no example in training; give another',
+    '--label: 4 is no class; give 0 to 3',
+  ], done.stderr

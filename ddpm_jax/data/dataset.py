@@ -76,19 +76,19 @@ class Arrays:
 
   Args:
     image: (N, H, W, C), whole numbers 0 … 255, kept as uint8.
-    label: (N,), whole numbers from 0, kept as int32.
+    label: (N,), integers from 0, kept as int32.
 
   Raises:
     ValueError: they are not, and to keep them would change them.
   """
 
   def __init__(self, image: np.ndarray, label: np.ndarray):
-    pixels, labels = stored(image, np.uint8), stored(label, np.int32)
+    pixels, labels = stored(image, np.uint8, 'iuf'), stored(label, np.int32, 'iu')
     if pixels is None or pixels.ndim != 4 or 0 in pixels.shape[1:]:
       raise ValueError('image must be whole numbers 0 … 255 of shape (N, H, W, C)')
     if labels is None or labels.shape != (len(pixels),) or labels.min(initial=0) < 0:
       raise ValueError(
-        f'label must be {len(pixels)} whole numbers from 0, the class of each example: '
+        f'label must be {len(pixels)} integers from 0, the class of each example: '
         'np.unique(label, return_inverse=True)[1] numbers them, zeros stand for no classes'
       )
     self.labels = labels
@@ -189,12 +189,12 @@ def known_labels(split: Split) -> list[int]:
   return [] if labels is None else np.unique(labels).tolist()
 
 
-def stored(values: Any, dtype: Any) -> np.ndarray | None:
-  """The numbers in another type, where that changes none of them; else None."""
+def stored(values: Any, dtype: Any, kinds: str) -> np.ndarray | None:
+  """The numbers, of NumPy's `kinds`, in another type where that changes none of them; else None."""
   values = np.asarray(values)
   if values.dtype == dtype:
     return values
-  if values.dtype.kind not in 'iuf':
+  if values.size and values.dtype.kind not in kinds:
     return None
   with np.errstate(invalid='ignore'):  # NaN is no integer, and is found to differ
     found = values.astype(dtype)

@@ -58,5 +58,5 @@ def check_range(schedule: Schedule, t: Time) -> None:
   if isinstance(t, jax.core.Tracer) or not jnp.size(t):
     return
   times = np.asarray(t)
-  for extreme in (times.min(), times.max()):
+  for extreme in {times.min(), times.max()}:
     schedule.log_snr(extreme)

@@ -90,6 +90,7 @@ def test_images_that_would_change_are_refused(image):
   'label',
   [
     [0.1, 0.5, 0.9],
+    [0.0, 1.0, 2.0],
     [0.0, 1.0, np.nan],
     [0, 1, 2**34],
     [0, 1, -1],
@@ -100,7 +101,7 @@ def test_images_that_would_change_are_refused(image):
   ],
 )
 def test_labels_that_would_change_are_refused_with_what_to_do(label):
-  with pytest.raises(ValueError, match=r'label must be 3 whole numbers from 0.*np\.unique\(label'):
+  with pytest.raises(ValueError, match=r'label must be 3 integers from 0.*np\.unique\(label'):
     Arrays(IMAGE, np.array(label))
 
 
