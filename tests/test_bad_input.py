@@ -6,6 +6,7 @@ number, a wrong type and nothing.
 
 import contextlib
 import functools
+import re
 
 import flax.linen as nn
 import jax
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax.bounds import describe
+from ddpm_jax.bounds import alternatives, describe
 from ddpm_jax.config import CLASSES, all_tables, base_config, from_config_dict, settings
 from ddpm_jax.config.signatures import keywords
 from ddpm_jax.data import DATASETS
@@ -314,14 +315,26 @@ def works(experiment):
   return finite and not metrics['skipped']
 
 
+def ends(field, entry):
+  """The least and the largest float that an argument of an entry may be."""
+  if entry is None:
+    return []
+  function, supplied = TABLES.groups[entry[0]].table[entry[1]], TABLES.groups[entry[0]].supplied
+  hint = keywords(function, supplied)[field.partition('.')[2]].annotation
+  found = [float(end) for end in re.findall(r'-?[\d.e+-]+', describe(hint))]
+  return found if float in alternatives(hint) else []
+
+
 @pytest.mark.slow
 def test_what_is_not_refused_trains_and_samples():
-  """A step of every run that the sweeps let through leaves finite parameters and finite samples."""
+  """After a step of each run that is let through, parameters and samples are finite.
+
+  The values are those of the sweep, and both ends of each float's bounds.
+  """
   failed = []
   for field, entry in places():
-    for value in VALUES:
+    for value in (*VALUES, *ends(field, entry)):
       with contextlib.suppress(InputError):
-        experiment = check(field, entry, value)
-        if not works(experiment):
+        if not works(check(field, entry, value)):
           failed.append((field, entry, value))
   assert failed == []
