@@ -111,8 +111,8 @@ def complaint(value: Any, hint: Any) -> str:
   if get_origin(hint) is Literal:
     return '' if literal(value, hint) else f'{value!r} is not {options_of(get_args(hint))}'
   if members(hint):
-    found = [complaint(value, each) for each in members(hint)]
-    return '' if value is None or '' in found else found[0]
+    found = [] if value is None else [complaint(value, each) for each in members(hint)]
+    return '' if '' in found or not found else found[0]
   if get_origin(hint) in SEQUENCES and isinstance(value, (tuple, list)):
     each = elements(get_args(hint), len(value))
     found = map(complaint, value, each)

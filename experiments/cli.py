@@ -89,9 +89,13 @@ config_flags.register_flag_parser_for_type(tuple, Tuple())
 @functools.cache
 def config_flag(required: bool = True) -> flags.FlagHolder:
   """Defines --config, whose value is a ConfigDict; the command needs it, unless told otherwise."""
-  holder = config_flags.DEFINE_config_file(
-    'config', None, 'The experiment, such as configs/digits.py; --config.a.b=v overrides it.'
-  )
+  argv, sys.argv = sys.argv, sys.argv[:1]  # or ml_collections reads flag files, and trips, already
+  try:
+    holder = config_flags.DEFINE_config_file(
+      'config', None, 'The experiment, such as configs/digits.py; --config.a.b=v overrides it.'
+    )
+  finally:
+    sys.argv = argv
   if required:
     flags.mark_flag_as_required('config')
   return holder
@@ -163,7 +167,6 @@ def exit_code(main: Callable[[], None]) -> int:
       print(help_page(main))
       return 0
     parse(sys.argv)
-    quiet()
     main()
   except InputError as error:
     return complain(error, 2)
@@ -197,7 +200,9 @@ def parse(argv: list[str]) -> None:
   try:
     argv = gathered(FLAGS.read_flags_from_files(argv, force_gnu=False))
   except (flags.Error, OSError, ValueError) as error:
-    raise InputError(f'--flagfile: {str(error).removeprefix("ERROR:: ")}') from error
+    reason = re.sub(r'^ERROR:: .*\[Errno \d+\] ', '', str(error))
+    raise InputError(f'--flagfile: cannot be read ({reason})') from error
+  sys.argv = argv  # where ml_collections looks for what overrides the config
   if 'config' in FLAGS:
     check_overrides(argv)
   try:
@@ -208,6 +213,9 @@ def parse(argv: list[str]) -> None:
     check_folder('--workdir', FLAGS['workdir'].value)
   if len(rest) > 1:
     raise InputError(f"'{rest[1]}': not a flag; flags are written --name=value")
+  quiet()
+  if 'config' in FLAGS:
+    say_tuples(argv)
 
 
 def gathered(argv: list[str]) -> list[str]:
@@ -248,18 +256,16 @@ def check_overrides(argv: list[str]) -> None:
     raise InputError(f'--config.{typed[0][1]}: comes before --config; give --config=FILE first')
   _, equals, path = argv[position].partition('=')
   config = load(path if equals else ''.join(argv[position + 1 : position + 2]))
-  for place, field in typed:
+  for _, field in typed:
     check_field(config, field)
-    say_tuple(config, field, ''.join(argv[place].partition('=')[2:] or argv[place + 1 : place + 2]))
 
 
-def say_tuple(config: ConfigDict, field: str, text: str) -> None:
-  """Says how a single value is read where a tuple is wanted."""
-  *groups, name = field.split('.')
-  node = functools.reduce(operator.getitem, groups, config)
-  value = literal(text)
-  if node.get_type(name) is tuple and not isinstance(value, (tuple, list)):
-    absl_logging.warning('config.%s: %s is read as %r', field, text, (value,))
+def say_tuples(argv: list[str]) -> None:
+  """Says how a single value that was typed for a tuple is read."""
+  for field, value in overrides().items():
+    texts = [word.partition('=')[2] for word in argv if re.match(rf'--?config\.{field}=', word)]
+    if isinstance(value, tuple) and texts and not isinstance(literal(texts[-1]), (tuple, list)):
+      absl_logging.warning('config.%s: %s is read as %r', field, texts[-1], value)
 
 
 def literal(text: str) -> Any:

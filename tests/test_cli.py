@@ -78,7 +78,10 @@ MISTAKES = {
     ('--config=good.py', '--config.model.sizes=(1,'),
     "config.model.sizes: '(1,' is not a tuple, as (1, 2) is",
   ),
-  'no flag file': (('--flagfile=nowhere',), '--flagfile: Unable to open flagfile: '),
+  'no flag file': (
+    ('--flagfile=nowhere',),
+    "--flagfile: cannot be read (No such file or directory: 'nowhere')",
+  ),
   'a folder of flags': (('--flagfile=.',), '--flagfile: '),
   'empty workdir': (('--config=good.py', '--workdir='), '--workdir: is empty; name a folder'),
   'long workdir': (
@@ -152,6 +155,7 @@ SOUND = {
 # Importing JAX takes seconds, so one process imports, and each command line is a fork of it.
 FORKS = """
 import json, os, sys
+sys.argv = ['main.py', '--flagfile=nowhere']  # no flag is read before a command runs
 import main
 from ddpm_jax import config
 

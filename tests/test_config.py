@@ -227,7 +227,7 @@ def test_plugin_takes_flat_what_an_entry_has_too(plugin):
 @pytest.mark.parametrize(
   ('name', 'args', 'message'),
   [
-    ('own:wide', {}, "config.model.args.width: unset, and 'own:wide' has no default for it"),
+    ('own:wide', {}, "config.model.width: unset, and 'own:wide' has no default for it"),
     ('own:wide', {'width': 9, 'height': 1}, 'config.model.args.height'),
     ('own:wide', {'width': 'much'}, "config.model.args.width: 'much' is not of type int"),
     ('own:wid', {}, "did you mean 'wide'?"),

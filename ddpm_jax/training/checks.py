@@ -12,12 +12,14 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from jax import Array
 
 from ddpm_jax.config import Config, naming
 from ddpm_jax.errors import InputError
 from ddpm_jax.keys import Keys
 from ddpm_jax.losses import LOSSES, LossOutput, trained_variance
+from ddpm_jax.models.unet import UNet
 from ddpm_jax.training import optimizers
 from ddpm_jax.training.denoising import check_guidance, warn_unstable
 from ddpm_jax.training.experiment import Experiment, batch_and_keys, new_state, refuse_gather
@@ -36,8 +38,9 @@ def check_training(experiment: Experiment) -> None:
   check_guidance(experiment)
   if config.loss.name == 'hybrid':
     check_estimates(config, experiment.problem.factors.time_law)
-  check_attention(config, module, experiment.dataset.image_shape[0])
-  check_warmup(config)
+  if isinstance(module, UNet):
+    check_attention(config, module, experiment.dataset.image_shape[0])
+  warn_of_warmup(config)
   with naming('config.loss', otherwise='config.loss.name'):
     state = jax.eval_shape(lambda: new_state(experiment))
   check_memory(experiment, state)
@@ -76,28 +79,37 @@ def rate_jump(config: Config, before: Config, step: int) -> str | None:
   )
 
 
-def check_attention(config: Config, module: Any, height: int) -> None:
-  """Raises InputError where attention is asked for at a height that no level has.
+def check_attention(config: Config, module: UNet, height: int) -> None:
+  """Raises InputError where attention is asked for at a height that no level could have.
 
-  The network's own default asks for none: it is for images of one size.
+  It says so of one that a network of more levels has: the file of a larger one may have asked. The
+  network's own default asks for none, since it is for images of one size.
   """
-  heights = [height >> level for level in range(len(getattr(module, 'multipliers', ())))]
+  halves = [height >> level for level in range(height.bit_length())]
+  heights = halves[: len(module.multipliers)]
   for wanted in config.model.arguments.get('attention_resolutions', ()):
-    if heights and wanted not in heights:
-      raise InputError(
-        f'config.model.attention_resolutions: no level has images {wanted} high; they are '
-        f'{", ".join(map(str, heights))} high'
-      )
+    there = f'they are {", ".join(map(str, heights))} high'
+    line = f'config.model.attention_resolutions: no level has images {wanted} high; {there}'
+    if wanted not in halves:
+      raise InputError(line)
+    if wanted not in heights:
+      warn(line)
 
 
-def check_warmup(config: Config) -> None:
-  """Raises InputError where the warm-up outlasts the run."""
+def warn_of_warmup(config: Config) -> None:
+  """Says that the warm-up outlasts the run: a short trial of a long run's config may go on."""
   warmup, steps = config.optimizer.warmup_steps, config.training.num_steps
   if warmup > steps:
-    raise InputError(
-      f'config.optimizer.warmup_steps: {warmup} is beyond the {steps} of training.num_steps; '
-      'shorten the one or lengthen the other'
+    warn(
+      f'config.optimizer.warmup_steps: {warmup} is beyond the run of {steps} steps, which ends at '
+      f'{steps / warmup:.2g} of its learning rate; shorten the one or lengthen the other'
     )
+
+
+def warn(line: str) -> None:
+  """A line in the log, of one host."""
+  if jax.process_index() == 0:
+    logging.warning('%s', line)
 
 
 def check_memory(experiment: Experiment, state: TrainState) -> None:
@@ -105,11 +117,14 @@ def check_memory(experiment: Experiment, state: TrainState) -> None:
 
   A step takes several times as much; what passes may still be too large.
   """
-  limit, examples = memory_limit(), experiment.problem.batch_size
-  per_device = math.ceil(examples / jax.device_count())
+  limit, examples, devices = memory_limit(), experiment.problem.batch_size, jax.device_count()
+  images = 4 * examples * math.prod(experiment.dataset.image_shape) // devices
+  held = size_of(state) + size_of(state.params)
+  if experiment.config.parallel.mode == 'fsdp':
+    held //= devices
   parts = {
-    'config.dataset.batch_size': (f'{examples} examples', 4 * per_device * image_size(experiment)),
-    'config.model': ('parameters, gradients and averages', size_of(state) + size_of(state.params)),
+    'config.dataset.batch_size': (f'{examples} examples', images),
+    'config.model': ('parameters, gradients and averages', held),
   }
   for field, (what, size) in parts.items():
     if size > limit:
@@ -117,11 +132,6 @@ def check_memory(experiment: Experiment, state: TrainState) -> None:
         f'{field}: {what} take {size / 2**30:.3g} GiB of each device, and it has '
         f'{limit / 2**30:.3g} GiB'
       )
-
-
-def image_size(experiment: Experiment) -> int:
-  """How many numbers an image is."""
-  return math.prod(experiment.dataset.image_shape)
 
 
 def size_of(tree: Any) -> int:
