@@ -31,6 +31,7 @@ SMALL = [
   '--config.model.attention_resolutions=()',
   '--config.dataset.batch_size=16',
   '--config.training.num_steps=6',
+  '--config.optimizer.warmup_steps=0',
   '--config.sampler.num_steps=2',
   '--config.evaluation.batch_size=32',
   '--config.checkpoint.every_steps=3',
@@ -223,6 +224,7 @@ def test_one_two_and_eight_devices_give_the_same_losses(tmp_path):
     flags = [
       '--config.model.dropout=0.1',
       '--config.training.num_steps=50',
+      '--config.optimizer.warmup_steps=0',
       '--config.logging.every_steps=1',
     ]
     done = command('train', *DIGITS, f'--workdir={workdir}', *flags, devices=devices)
@@ -266,6 +268,7 @@ def test_a_unet_interrupted_three_ways_ends_bit_identical(tmp_path):
   flags = [
     '--config.model.dropout=0.1',
     '--config.training.num_steps=60',
+    '--config.optimizer.warmup_steps=0',
     '--config.logging.every_steps=5',
     '--config.checkpoint.every_steps=20',
   ]
@@ -296,6 +299,7 @@ def test_the_ddpm_recipe_takes_twenty_steps_on_real_cifar10(tmp_path):
   config = ['--config=configs/cifar10.py', f'--workdir={workdir}']
   flags = [
     '--config.dataset.batch_size=4',
+    '--config.optimizer.warmup_steps=0',
     '--config.logging.every_steps=1',
     '--config.logging.preview_every_steps=1000000',
     '--config.evaluation.batch_size=4',
