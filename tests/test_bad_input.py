@@ -21,7 +21,7 @@ from ddpm_jax.data import DATASETS
 from ddpm_jax.errors import InputError
 from ddpm_jax.keys import example_keys
 from ddpm_jax.training import checks
-from ddpm_jax.training.checks import check_training
+from ddpm_jax.training.checks import check_training, remarks
 from ddpm_jax.training.experiment import build, generate, make_step, new_state
 from ddpm_jax.training.parallel import PARALLEL
 
@@ -208,7 +208,7 @@ CASES = [
   (UNET | {'model.num_res_blocks': -1}, 'config.model.num_res_blocks: -1 is outside'),
   (
     UNET | {'model.attention_resolutions': (8, 7)},
-    'config.model.attention_resolutions: no level has images 7 high; they are 8, 4 high',
+    'config.model.attention_resolutions: no level has images 7 high; they halve to 8, 4, 2, 1',
   ),
   (UNET | {'model.dropout': 1.0}, 'config.model.dropout: 1.0 is outside [0, 1)'),
   (UNET | {'model.dropout': 1.5}, 'config.model.dropout: 1.5 is outside [0, 1)'),
@@ -272,25 +272,19 @@ def test_what_was_tried(changes, words):
   assert '\n' not in str(caught.value)
 
 
-def test_attention_at_a_level_that_the_network_leaves_out_is_said(caplog):
+def test_what_a_run_leaves_aside_is_said():
   """Images 8 high halve to 4 and 2, of which a network of two levels has the first."""
-  small = UNET | {'model.attention_resolutions': (8, 4, 2)}
-  with caplog.at_level('WARNING', logger='absl'):
-    check_training(build(read(BASE | small)))
-  (record,) = caplog.records
-  assert record.getMessage() == (
-    'config.model.attention_resolutions: no level has images 2 high; they are 8, 4 high'
+  assert not list(remarks(build(read(BASE | SMALL | {'optimizer.warmup_steps': 10}), mixture())))
+  (line,) = remarks(build(read(BASE | SMALL | {'optimizer.warmup_steps': 40}), mixture()))
+  assert line == (
+    'config.optimizer.warmup_steps: 40 is beyond the run of 10 steps, which ends at 0.25 of its '
+    'learning rate'
   )
-
-
-def test_a_warm_up_beyond_the_run_is_said(caplog):
-  with caplog.at_level('WARNING', logger='absl'):
-    check_training(build(read(BASE | SMALL | {'optimizer.warmup_steps': 10}), mixture()))
-    assert not caplog.records
-    check_training(build(read(BASE | SMALL | {'optimizer.warmup_steps': 40}), mixture()))
-  (record,) = caplog.records
-  assert record.getMessage().startswith('config.optimizer.warmup_steps: 40 is beyond the run of 10')
-  assert 'ends at 0.25 of its learning rate' in record.getMessage()
+  experiment = build(read(BASE | UNET | {'model.attention_resolutions': (8, 4, 2)}))
+  check_training(experiment)
+  assert list(remarks(experiment)) == [
+    'config.model.attention_resolutions: no level has images 2 high; they are 8, 4 high'
+  ]
 
 
 def test_a_state_or_a_batch_beyond_the_memory_is_refused(monkeypatch):

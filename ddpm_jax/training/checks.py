@@ -7,12 +7,11 @@ import functools
 import inspect
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
-from absl import logging
 from jax import Array
 
 from ddpm_jax.config import Config, naming
@@ -39,8 +38,7 @@ def check_training(experiment: Experiment) -> None:
   if config.loss.name == 'hybrid':
     check_estimates(config, experiment.problem.factors.time_law)
   if isinstance(module, UNet):
-    check_attention(config, module, experiment.dataset.image_shape[0])
-  warn_of_warmup(config)
+    check_attention(config, experiment.dataset.image_shape[0])
   with naming('config.loss', otherwise='config.loss.name'):
     state = jax.eval_shape(lambda: new_state(experiment))
   check_memory(experiment, state)
@@ -79,37 +77,38 @@ def rate_jump(config: Config, before: Config, step: int) -> str | None:
   )
 
 
-def check_attention(config: Config, module: UNet, height: int) -> None:
-  """Raises InputError where attention is asked for at a height that no level could have.
-
-  It says so of one that a network of more levels has: the file of a larger one may have asked. The
-  network's own default asks for none, since it is for images of one size.
-  """
-  halves = [height >> level for level in range(height.bit_length())]
-  heights = halves[: len(module.multipliers)]
+def check_attention(config: Config, height: int) -> None:
+  """Raises InputError where attention is asked for at a height that images halve to at no level."""
+  heights = [height >> level for level in range(height.bit_length())]
   for wanted in config.model.arguments.get('attention_resolutions', ()):
-    there = f'they are {", ".join(map(str, heights))} high'
-    line = f'config.model.attention_resolutions: no level has images {wanted} high; {there}'
-    if wanted not in halves:
-      raise InputError(line)
     if wanted not in heights:
-      warn(line)
+      raise InputError(
+        f'config.model.attention_resolutions: no level has images {wanted} high; they halve to '
+        f'{", ".join(map(str, heights))}'
+      )
 
 
-def warn_of_warmup(config: Config) -> None:
-  """Says that the warm-up outlasts the run: a short trial of a long run's config may go on."""
+def remarks(experiment: Experiment) -> Iterator[str]:
+  """What a run will not do that its config asks for, though it may have been meant so.
+
+  A short trial of a long run's config, or a shallow network in place of a deep one, may go on.
+  """
+  config, module = experiment.config, experiment.module
   warmup, steps = config.optimizer.warmup_steps, config.training.num_steps
   if warmup > steps:
-    warn(
+    yield (
       f'config.optimizer.warmup_steps: {warmup} is beyond the run of {steps} steps, which ends at '
-      f'{steps / warmup:.2g} of its learning rate; shorten the one or lengthen the other'
+      f'{steps / warmup:.2g} of its learning rate'
     )
-
-
-def warn(line: str) -> None:
-  """A line in the log, of one host."""
-  if jax.process_index() == 0:
-    logging.warning('%s', line)
+  if isinstance(module, UNet):
+    height = experiment.dataset.image_shape[0]
+    heights = [height >> level for level in range(len(module.multipliers))]
+    for wanted in config.model.arguments.get('attention_resolutions', ()):
+      if wanted not in heights:
+        yield (
+          f'config.model.attention_resolutions: no level has images {wanted} high; they are '
+          f'{", ".join(map(str, heights))} high'
+        )
 
 
 def check_memory(experiment: Experiment, state: TrainState) -> None:

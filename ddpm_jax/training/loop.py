@@ -16,7 +16,7 @@ from ddpm_jax.config import Config
 from ddpm_jax.errors import Failed, Interrupted
 from ddpm_jax.training import hosts
 from ddpm_jax.training.checkpoint import Checkpoints, folder_of
-from ddpm_jax.training.checks import check_training, rate_jump
+from ddpm_jax.training.checks import check_training, rate_jump, remarks
 from ddpm_jax.training.disk import check_disk, full_disk
 from ddpm_jax.training.experiment import Experiment, build, make_step, new_state
 from ddpm_jax.training.metrics import Window
@@ -80,7 +80,7 @@ def advance_all(
     read_on(batches, config, step)
     raise_fault(batches)
   if hosts.is_first():
-    tell_resumed(experiment, workdir, step)
+    tell_begun(experiment, workdir, step)
     write_record(workdir, experiment)
 
   def save() -> None:
@@ -142,8 +142,10 @@ def raise_fault(batches: data.Ahead) -> None:
     raise batches.fault
 
 
-def tell_resumed(experiment: Experiment, workdir: pathlib.Path, step: int) -> None:
-  """Says from where a run goes on, and whether its learning rate jumps there."""
+def tell_begun(experiment: Experiment, workdir: pathlib.Path, step: int) -> None:
+  """Says what of its config a run leaves aside, from where it goes on, and any jump of its rate."""
+  for line in remarks(experiment):
+    hosts.say(line)
   if not step:
     return
   hosts.say(f'{workdir}: going on from step {step}')

@@ -260,13 +260,13 @@ def test_time_refuses_a_batch(path):
 
 
 REFUSED = {
-  'beta_min = -1': lambda: schedules.vp(beta_min=-1.0),
-  '0 < beta_max': lambda: schedules.sub_vp(beta_max=0.0),
+  'beta_min: -1': lambda: schedules.vp(beta_min=-1.0),
+  'beta_max: 0 < beta_max is wanted': lambda: schedules.sub_vp(beta_max=0.0),
   '0 < t_min < 1': lambda: schedules.vp(t_min=0.0),
-  '0 < t_min < 1 is': lambda: schedules.flow(t_min=1.0),
+  't_min: 0 < t_min < 1 is': lambda: schedules.flow(t_min=1.0),
   '0 < shift': lambda: schedules.flow(shift=0.0),
   '0 < sigma_min < sigma_max': lambda: schedules.ve(1.0, 0.5),
-  '0 < sigma_min < sigma_max is': lambda: schedules.edm(0.0, 0.5),
+  'sigma_max: 0 < sigma_min < sigma_max is': lambda: schedules.edm(0.0, 0.5),
   'log_snr_min < log_snr_max': lambda: schedules.cosine_log_snr(1.0, 1.0),
   'log_snr_min < log_snr_max is': lambda: schedules.learned(2.0, 1.0),
   '0 < width': lambda: schedules.learned(width=0),

@@ -220,7 +220,7 @@ def test_noise_labels(precision, label, name):
 
 
 def test_an_unknown_noise_label_is_refused():
-  with pytest.raises(ValueError, match="noise_label 'tme' is not one of time, log_snr, edm"):
+  with pytest.raises(ValueError, match="^noise_label: 'tme' is not one of time, log_snr, edm"):
     PARAMETERIZATIONS['eps'](noise_label='tme')
 
 
@@ -333,5 +333,5 @@ def test_scales_are_positive(value):
     ('consistency', 'sigma_data'),
     ('consistency', 'sigma_min'),
   ]:
-    with pytest.raises(ValueError, match=f'{field} = .* is not a positive number'):
+    with pytest.raises(ValueError, match=f'^{field}: .* is not a positive number'):
       PARAMETERIZATIONS[name](**{field: value})
