@@ -21,6 +21,7 @@ from ddpm_jax.samplers.dpmpp import as_published
 from ddpm_jax.samplers.dpmpp_sde import History, moments, per_step
 from ddpm_jax.samplers.dpmpp_sde import multistep as sde_multistep
 from ddpm_jax.samplers.formulas import eps_of, place
+from ddpm_jax.samplers.multistep import mean_basis
 from ddpm_jax.samplers.sampler import start
 
 Settings = dict[str, Any]
@@ -141,6 +142,8 @@ EVEN: Settings = dict(use_exponential_sigmas=True)
 LINSPACE: Settings = dict(timestep_spacing='linspace')
 TRAILING: Settings = dict(timestep_spacing='trailing')
 ZERO_SNR: Settings = dict(rescale_betas_zero_snr=True, prediction_type='v_prediction')
+OF_V: Settings = dict(prediction_type='v_prediction')
+OTHER_TIMES = 'takes means of v over times, whose alphas differ, then reads them as eps at one'
 HALVED = 'takes half of the second derivative, as the published code'
 
 
@@ -212,6 +215,23 @@ def chain_cases() -> list[Case]:
       dict(skip_prk_steps=True),
       why='ends at alpha_bar_1, where its last step goes nowhere (set_alpha_to_one is off)',
     ),
+    case(
+      ours('pndm'),
+      'PNDM',
+      OF_V,
+      target='v',
+      calls='runge-kutta thrice',
+      final='keep',
+      why=OTHER_TIMES,
+    ),
+    leap(
+      ours('plms'),
+      'PNDM',
+      OF_V | dict(skip_prk_steps=True),
+      target='v',
+      final='keep',
+      why=OTHER_TIMES,
+    ),
     case(ours('consistency'), 'LCM', {}),
   ]
 
@@ -245,6 +265,21 @@ def sigma_cases() -> list[Case]:
     ),
     case(
       ours('lms'), 'LMSDiscrete', KARRAS, why='extrapolates to sigma = 0; ours ends with x0 itself'
+    ),
+    case(
+      ours('lms'),
+      'LMSDiscrete',
+      KARRAS,
+      first=5,
+      final='keep',
+      why='counts the times before its first as history, and takes eps for zero there',
+    ),
+    case(
+      Ours('the same with those weights', with_missing_history(5)),
+      'LMSDiscrete',
+      KARRAS,
+      first=5,
+      final='keep',
     ),
     two(
       ours('dpmpp_sde'),
@@ -428,6 +463,33 @@ def brownian_share(q: float) -> float:
 def exact_share(q: float) -> float:
   """q / sqrt(1 + q²): what has come until the middle fades by e^-h on the way from there."""
   return q / math.hypot(1, q)
+
+
+def with_missing_history(first: int) -> Sampler:
+  """`lms()` begun at times[first] of an EDM path, with weights as if the times before were seen.
+
+  The basis is that of all four nodes from the first step on; what no prediction is known for is
+  taken for zero.
+  """
+  plain = SAMPLERS['lms']()
+
+  def init(schedule: Schedule, times: Array, xT: Array) -> Any:
+    state = plain.init(schedule, times, xT)
+    # Karras's grid as it would have begun, by its own evenness in sigma^(1/7).
+    roots = schedule.sigma(times[0]) ** (1 / 7), schedule.sigma(times[1]) ** (1 / 7)
+    before = [roots[0] + (k + 1) * (roots[0] - roots[1]) for k in range(min(first, 3))]
+    return state._replace(log_sigmas=7 * jnp.log(jnp.stack(before)))
+
+  def update(schedule: Schedule, denoiser: Denoiser, state: Any, step: Step, noise: Noise) -> Any:
+    new = plain.update(schedule, denoiser, state, step, noise)
+    # What has not been seen is zero in the state, and `plain` weighs the difference from it.
+    seen = (eps_of(schedule, state.x, new.x0, step.t), *state.eps)
+    log_sigmas = jnp.append(jnp.log(schedule.sigma(step.t)), state.log_sigmas)
+    weights = mean_basis(jnp.exp, log_sigmas, jnp.log(schedule.sigma(step.s)))
+    mean = sum(weight * eps for weight, eps in zip(weights, seen, strict=True))
+    return new._replace(x=state.x + (schedule.sigma(step.s) - schedule.sigma(step.t)) * mean)
+
+  return plain._replace(init=init, update=update)
 
 
 def with_their_sign() -> Sampler:

@@ -11,7 +11,14 @@ from rich.console import Group
 from rich.table import Table
 
 from ddpm_jax.config.signatures import keywords
-from ddpm_jax.samplers import SAMPLERS, SOLVERS, TIME_GRIDS
+from ddpm_jax.samplers import SAMPLERS, SOLVERS, TIME_GRIDS, Sampler
+
+NOTES = """\
+  order of convergence from pure noise over log_snr and karras; in brackets: where sigma / alpha is
+  evenly spaced. Over grids even in time it is lower, and so is an order above 2 in mid-path; see
+  docs/samplers.md. '-': more steps do not converge to the flow
+  evaluations of the network in each step, and once in the last
+"""
 
 
 def sampler_table() -> Group:
@@ -25,15 +32,20 @@ def sampler_table() -> Group:
     samplers.add_row(
       name,
       ', '.join(keywords(make, frozenset())),
-      str(sampler.order) if sampler.order else '-',
+      order_of(sampler),
       f'{sampler.evaluations}{startup}',
       'yes' if sampler.stochastic else '',
       reference(make),
     )
   solvers = described('sampler of adaptive steps', 'method', SOLVERS)
   grids = described('grid', 'its times', TIME_GRIDS)
-  note = '  evaluations of the network in each step, and once in the last'
-  return Group(samplers, note, solvers, grids)
+  return Group(samplers, NOTES, solvers, grids)
+
+
+def order_of(sampler: Sampler) -> str:
+  """Its order, in brackets that on even steps of sigma / alpha where that is higher."""
+  even = f' ({sampler.order_even})' if sampler.order_even > sampler.order else ''
+  return f'{sampler.order}{even}' if sampler.order else '-'
 
 
 def described(kind: str, what: str, entries: Mapping[str, Callable]) -> Table:

@@ -35,6 +35,7 @@ from ddpm_jax.samplers.noise import NOISES, Noise, Step
 from ddpm_jax.samplers.runge_kutta import dpm2, euler, heun, rk4
 from ddpm_jax.samplers.sampler import Sampler, State, num_evaluations, prior_sample, sample
 from ddpm_jax.samplers.solvers import SOLVERS, Solver, solve
+from ddpm_jax.samplers.starting import midway
 from ddpm_jax.samplers.stochastic import dpm2_ancestral, dpmpp_2s_ancestral, euler_ancestral
 from ddpm_jax.samplers.thresholding import THRESHOLDS, clip_x0, dynamic_threshold
 from ddpm_jax.samplers.unipc import unipc
@@ -113,6 +114,7 @@ __all__ = [
   'last_part',
   'lms',
   'log_snr_interval',
+  'midway',
   'num_evaluations',
   'pigdm',
   'plms',

@@ -109,7 +109,7 @@ def multistep(form: Form, order: int, rule: Rule = halved) -> Sampler:
     xs = advance(form, schedule, here, step.s, state.past, rule)
     return Multistep(xs, here.x0, (form.node(here), *state.past)[: order - 1])
 
-  return Sampler(starter(order - 1), update, order=order)
+  return Sampler(starter(order - 1), update, order=order, history=order - 1)
 
 
 @bounded

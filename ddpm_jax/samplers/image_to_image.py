@@ -3,6 +3,8 @@
   times = last_part(time_grid('trailing', schedule, 50), strength=0.6)
   sample(sampler, denoiser, schedule, times, start_from(schedule, x0, times[0], keys), keys)
 
+With `midway(sampler)` in its place a method of order 3 or 4 keeps its order from such a start.
+
 Reference: Meng et al. 2022, https://arxiv.org/abs/2108.01073 (SDEdit).
 """
 

@@ -123,7 +123,7 @@ def ipndm(order: Literal[1, 2, 3, 4] = 4) -> Sampler:
   Raises:
     ValueError: where the order is not in 1 … 4.
   """
-  return multistep(order, of_even_grid)
+  return evenly(multistep(order, of_even_grid))
 
 
 @bounded
@@ -136,7 +136,7 @@ def plms(order: Literal[2, 3, 4] = 4) -> Sampler:
   Raises:
     ValueError: where the order is not in 2 … 4.
   """
-  return multistep(order, of_even_grid, HEUN, warmup=1)
+  return evenly(multistep(order, of_even_grid, HEUN, warmup=1))
 
 
 @bounded
@@ -150,7 +150,7 @@ def pndm(order: Literal[2, 4] = 4) -> Sampler:
   Raises:
     ValueError: where the order is neither 2 nor 4.
   """
-  return multistep(order, of_even_grid, PSEUDO[order], warmup=order - 1)
+  return evenly(multistep(order, of_even_grid, PSEUDO[order], warmup=order - 1))
 
 
 def multistep(order: int, weigh: Weigh, tableau: Tableau = EULER, warmup: int = 0) -> Sampler:
@@ -190,9 +190,15 @@ def multistep(order: int, weigh: Weigh, tableau: Tableau = EULER, warmup: int = 
     init,
     update,
     order=order,
+    history=0 if warmup else order - 1,
     startup=warmup * len(tableau.nodes),
     between=warmup > 0 and within(tableau),
   )
+
+
+def evenly(sampler: Sampler) -> Sampler:
+  """A sampler that has its order where sigma / alpha is evenly spaced, and order 2 elsewhere."""
+  return sampler._replace(order=min(sampler.order, 2), order_even=sampler.order)
 
 
 def of_even_grid(schedule: Schedule, log_sigmas: Array, step: Step) -> Array:

@@ -34,7 +34,11 @@ class Sampler(NamedTuple):
     init: (schedule, times, xT) -> state.
     update: (schedule, denoiser, state, step, noise) -> state.
     order: of convergence to the probability flow; for a stochastic one, weakly, to the data; 0 for
-      those that more times do not bring there.
+      those that more times do not bring there. It holds where all steps in log-SNR shrink as one
+      over their number, as on the grids `log_snr` and `karras`, and for a method with a memory
+      where what that begins with is right; see docs/samplers.md and `midway`.
+    order_even: of convergence where sigma / alpha is evenly spaced, if that is higher.
+    history: how many of the first updates have less in memory than the method asks for.
     evaluations: of the denoiser, in each update.
     startup: evaluations beyond those, in the first updates together.
     stochastic: whether it draws noise.
@@ -44,6 +48,8 @@ class Sampler(NamedTuple):
   init: Callable[[Schedule, Array, Array], Any]
   update: Callable[[Schedule, Denoiser, Any, Step, Noise], Any]
   order: int = 1
+  order_even: int = 0
+  history: int = 0
   evaluations: int = 1
   startup: int = 0
   stochastic: bool = False

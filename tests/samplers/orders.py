@@ -76,3 +76,14 @@ def even_in_log_snr(schedule, n, first=-6.0, last=6.0):
 def even_in_sigma(schedule, n, first=8.0, last=0.1):
   """n + 1 times, evenly spaced in sigma / alpha."""
   return times_of(schedule, -2 * np.log(np.linspace(first, last, n + 1)))
+
+
+def even_in_root(schedule, n, first=-1.5, last=2.5, rho=7.0):
+  """n + 1 times, evenly spaced in (sigma / alpha)^(1 / rho), from one log-SNR to another."""
+  ends = np.exp(-np.array([first, last]) / (2 * rho))
+  return times_of(schedule, -2 * rho * np.log(np.linspace(*ends, n + 1)))
+
+
+def trailing(schedule, n):
+  """T - i T / (n + 1): the grid of that name, whose end comes nearer to the data with n."""
+  return schedule.t_max * (1 - np.arange(n + 1) / (n + 1))
