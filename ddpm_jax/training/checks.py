@@ -64,10 +64,10 @@ def rate_jump(config: Config, before: Config, step: int) -> str | None:
   if np.isclose(new(step), old(step), rtol=1e-3, atol=0):
     return None
   return (
-    f"config.optimizer.lr_schedule: '{ours.lr_schedule}' runs over config.training.num_steps, which "
-    f'was {before.training.num_steps} and is {config.training.num_steps}: the learning rate jumps '
-    f'from {float(old(step - 1)):.3g} to {float(new(step)):.3g}; to choose it, train another run from '
-    'this one with config.training.init_from and config.optimizer.learning_rate'
+    f"config.optimizer.lr_schedule: '{ours.lr_schedule}' runs over config.training.num_steps, "
+    f'which was {before.training.num_steps} and is {config.training.num_steps}: the learning rate '
+    f'jumps from {float(old(step - 1)):.3g} to {float(new(step)):.3g}; to choose it, train another '
+    'run from this one with config.training.init_from and config.optimizer.learning_rate'
   )
 
 
