@@ -2,9 +2,9 @@
 
 Every round starts the training command on two hosts or, in the second half, on whatever hosts and
 devices come up, kills one process with SIGKILL at a random moment (in every third round while a
-checkpoint is being written, in another third while it starts), and starts anew. In the end the run must have seen the example
-sequence of one that nothing disturbed, and have its parameters: bit for bit where the hosts stayed
-the same, to rounding where not.
+checkpoint is being written, in another third while it starts), and starts anew. In the end the run
+must have seen the example sequence of one that nothing disturbed, and have its parameters: bit for
+bit where the hosts stayed the same, to rounding where not.
 """
 
 import argparse

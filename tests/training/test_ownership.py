@@ -143,10 +143,8 @@ def test_a_refused_start_leaves_a_folder_to_any_other(tmp_path):
 
 
 def test_a_second_process_is_refused_while_the_first_lives(tmp_path):
-  program = (
-    'import sys, filelock; filelock.FileLock(sys.argv[1]).acquire(); print(); sys.stdin.read()'
-  )
-  command = [sys.executable, '-c', program, str(tmp_path / '.lock')]
+  hold = 'import sys, filelock; filelock.FileLock(sys.argv[1]).acquire(); print(); input()'
+  command = [sys.executable, '-c', hold, str(tmp_path / '.lock')]
   with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
     first.stdout.readline()
     words = f'{tmp_path}: another process is training in this folder; .* another --workdir'
@@ -177,9 +175,9 @@ def test_checkpoints_kept_elsewhere_are_one_run_s_too(tmp_path):
   for folder in (*workdirs, elsewhere):
     folder.mkdir()
   with alone(workdirs[0], elsewhere):
-    with pytest.raises(InputError, match=f'{elsewhere}: another process'):
-      with alone(workdirs[1], elsewhere):
-        pass
+    second = alone(workdirs[1], elsewhere)
+    with pytest.raises(InputError, match=f'{elsewhere}: another process'), second:
+      pass
     with alone(workdirs[1], workdirs[1] / 'checkpoints'):
       pass
 
