@@ -107,9 +107,8 @@ def checksums(directory: epath.Path, named: Iterable[str]) -> dict[str, str]:
   """The checksum of each file by its name in the directory."""
   named = list(named)
   with concurrent.futures.ThreadPoolExecutor(8) as threads:
-    return dict(
-      zip(named, threads.map(lambda name: checksum(directory / name), named), strict=True)
-    )
+    found = threads.map(lambda name: checksum(directory / name), named)
+    return dict(zip(named, found, strict=True))
 
 
 def checksum(path: epath.Path) -> str:

@@ -2,9 +2,9 @@
 
 Every round starts the training command on two hosts or, in the second half, on whatever hosts and
 devices come up, kills one process with SIGKILL at a random moment (in every third round while a
-checkpoint is being written), and starts anew. In the end the run must have seen the example
-sequence of one that nothing disturbed, and have its parameters: bit for bit where the hosts stayed
-the same, to rounding where not.
+checkpoint is being written, in another third while it starts), and starts anew. In the end the run
+must have seen the example sequence of one that nothing disturbed, and have its parameters: bit for
+bit where the hosts stayed the same, to rounding where not.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from ddpm_jax.training.metrics import read
 
 TOPOLOGIES = {'1x1': (1,), '1x2': (2,), '1x4': (4,), '2x1': (1, 1), '2x2': (2, 2), '4x1': (1,) * 4}
 MODES = ('pmap', 'jit', 'fsdp')
+MOMENTS = ('training', 'the start', 'a checkpoint')
 FLAGS = (
   f'--config={HERE / "tiny_config.py"}',
   '--config.loss.name=tiny:counted',
@@ -46,13 +47,16 @@ def rounds(workdir, count, kept, flags, table):
     devices = TOPOLOGIES[name]
     begun, before = newest(workdir), inode(workdir)
     with Pod(workdir, *flags, f'--config.parallel.mode={mode}', devices=devices, timeout=15) as pod:
-      # A run that goes on begins by cutting the file, which is then another one.
-      pod.when(lambda old=before: inode(workdir) not in (None, old))
-      pod.when(lambda start=begun: reached(workdir) > start)
-      in_save = number % 3 == 2
-      if in_save:
-        pod.when(lambda: any((workdir / 'checkpoints').glob('*tmp*')))
+      during = MOMENTS[number % len(MOMENTS)]
+      if during == 'the start':
+        time.sleep(random.uniform(0, 8))
       else:
+        # A run that goes on begins by cutting the file, which is then another one.
+        pod.when(lambda old=before: inode(workdir) not in (None, old))
+        pod.when(lambda start=begun: reached(workdir) > start)
+      if during == 'a checkpoint':
+        pod.when(lambda: any((workdir / 'checkpoints').glob('*tmp*')))
+      elif during == 'training':
         time.sleep(random.uniform(0, 4))
       victim, clock = random.randrange(len(devices)), time.monotonic()
       pod.signal(victim, signal.SIGKILL)
@@ -60,7 +64,6 @@ def rounds(workdir, count, kept, flags, table):
       seconds = time.monotonic() - clock
     assert codes[victim] == -signal.SIGKILL and 0 not in codes, (codes, pod.outputs())
     at, left = reached(workdir), newest(workdir)
-    during = 'a checkpoint' if in_save else 'training'
     row = [len(table.rows) + 1, name, mode, begun, at, during, victim, f'{seconds:.1f}', at - left]
     table.add_row(*map(str, row))
     print(*row, flush=True)

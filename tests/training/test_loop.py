@@ -19,7 +19,7 @@ from ddpm_jax.errors import InputError
 from ddpm_jax.training import train
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.experiment import build, new_state
-from ddpm_jax.training.loop import steps_at_once
+from ddpm_jax.training.loop import is_record, steps_at_once
 from ddpm_jax.training.metrics import read
 from ddpm_jax.training.report import due
 from ddpm_jax.training.stopping import stopping
@@ -147,6 +147,43 @@ def test_several_steps_at_a_call_and_microbatches_give_the_same_run(whole, tmp_p
   assert final(tmp_path / 'run')[2]['data'] == {'next_index': 30}
 
 
+@pytest.fixture(scope='module')
+def mended(tmp_path_factory):
+  """A run whose data failed at the batch of step 12 and went on when it was mended: (folder, said).
+
+  Everything that is only looked at failed all the while.
+  """
+  workdir = tmp_path_factory.mktemp('mended') / 'run'
+  code, output = program(workdir, 'data', 12)
+  assert code == 2, output
+  code, later = program(workdir, 'looks')
+  assert code == 0, later
+  return workdir, output, later
+
+
+def test_data_that_fails_in_mid_run_is_named_after_all_steps_are_saved(mended, whole):
+  workdir, output, later = mended
+  assert 'the file of example 7 is cut' in output and 'Traceback' not in output
+  assert 'going on from step 11' in later
+  assert (workdir / 'metrics.jsonl').read_bytes() != b''
+  losses = [
+    [row for row in read(run / 'metrics.jsonl') if 'loss' in row] for run in (workdir, whole)
+  ]
+  assert losses[0] == losses[1]
+  step, state, _ = final(workdir)
+  assert step == 30
+  for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(final(whole)[1]), strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_what_is_only_looked_at_ends_nothing_and_is_told_of_once(mended):
+  workdir, _, later = mended
+  for kind in ('the preview', 'held-out losses', 'TensorBoard', 'the loss curve'):
+    lines = [line for line in later.splitlines() if line.startswith(f'{kind} left out')]
+    assert lines == [f'{kind} left out, training goes on (ValueError: no {kind})']
+  assert not (workdir / 'loss.png').exists()
+
+
 def test_calls_of_several_steps_end_where_something_is_due():
   """Logging is due every 4 steps, checkpoints every 10, held-out losses every 15 of 30."""
   config, step, reached = tiny(**{'parallel.steps_per_dispatch': 3}), 0, []
@@ -203,6 +240,42 @@ def test_a_batch_that_does_not_divide_is_refused_before_anything_is_made(tmp_pat
   with pytest.raises(InputError, match='config.dataset.batch_size: 12 .* 8 devices'):
     train(tiny(**{'dataset.batch_size': 12}), tmp_path / 'run')
   assert not (tmp_path / 'run').exists()
+
+
+WINDOW = {'count': 0, 'sums': {}, 'missed': 0, 'skipped': 0}
+
+
+@pytest.mark.parametrize(
+  'record',
+  [
+    {},
+    [],
+    None,
+    7,
+    {'data': {'next_index': 30}},
+    {'data': {}, 'window': WINDOW},
+    {'data': {'next_index': '30'}, 'window': WINDOW},
+    {'data': {'next_index': 30}, 'window': {}},
+    {'data': {'next_index': 30}, 'window': WINDOW | {'sums': []}},
+    {'data': {'next_index': 30}, 'window': WINDOW | {'sums': {'loss': 'small'}}},
+  ],
+)
+def test_a_record_of_another_form_is_none(record):
+  assert is_record({'data': {'next_index': 30}, 'window': WINDOW})
+  assert not is_record(record)
+
+
+def test_a_checkpoint_whose_record_is_none_is_named_with_its_mend(whole, tmp_path):
+  workdir = shutil.copytree(whole, tmp_path / 'copy')
+  newest = workdir / 'checkpoints' / '30'
+  good = json.loads((newest / 'record' / 'metadata').read_text())
+  assert is_record(good)
+  for path in newest.rglob('checksums.json'):
+    path.unlink()
+  (newest / 'record' / 'metadata').write_text('{}')
+  words = f'{newest}: cannot be read .its record .* delete that folder to go on from step 20'
+  with pytest.raises(InputError, match=words):
+    train(tiny(**{'training.num_steps': 40}), workdir)
 
 
 def test_a_damaged_config_json_is_named(whole, tmp_path):

@@ -63,6 +63,29 @@ def test_read_leaves_out_a_line_cut_short(tmp_path):
   assert row['step'] == 1 and np.isnan(row['loss'])
 
 
+@pytest.mark.parametrize(
+  'broken',
+  [
+    b'{"step": 2, "loss": 0.\xff}',
+    b'{"step": 2, "lo',
+    b'[]',
+    b'null',
+    b'{"loss": 1}',
+    b'{"step": "2"}',
+    b'{"step": 2, "loss": [1]}',
+    b'[' * 100_000,
+  ],
+)
+def test_a_broken_line_is_named_and_the_others_are_kept(tmp_path, caplog, broken):
+  path = tmp_path / 'metrics.jsonl'
+  path.write_bytes(b'{"step": 1}\n' + broken + b'\n{"step": 3}\n{"step": 4}\n')
+  assert metrics.read(path) == [{'step': 1}, {'step': 3}, {'step': 4}]
+  (record,) = caplog.records
+  assert record.getMessage().startswith(f'{path}, line 2: cannot be read (')
+  metrics.cut(path, 3)
+  assert path.read_bytes() == b'{"step": 1}\n{"step": 3}\n'
+
+
 def test_without_a_terminal_lines_come_now_and_then(capsys, monkeypatch):
   clock = iter(np.arange(0.0, 100.0, 4.0))
   monkeypatch.setattr(metrics.time, 'monotonic', lambda: next(clock))

@@ -6,10 +6,11 @@ import signal
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from pod import HERE, Pod
 from tiny import tiny
 
-from ddpm_jax.training import load_run
+from ddpm_jax.training import checksums, load_run
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.experiment import build, new_state
 from ddpm_jax.training.metrics import read
@@ -58,6 +59,17 @@ def test_two_hosts_follow_the_curve_of_one_device(one, tmp_path, mode):
   assert_same(state.params, expected[1].params, atol=1e-4)
   found = json.loads((run / 'config.json').read_text())['provenance']['devices']
   assert (found['count'], found['processes']) == (4, 2)
+  assert_all_have_checksums(run / 'checkpoints' / '30')
+
+
+def assert_all_have_checksums(checkpoint):
+  """Those of every host's files, and they are right."""
+  summed = json.loads((checkpoint / 'state' / 'checksums.json').read_text())
+  files = [path for path in (checkpoint / 'state').rglob('*') if path.is_file()]
+  names = {path.relative_to(checkpoint / 'state').as_posix() for path in files}
+  assert names - {'checksums.json', 'commit_success.txt'} == set(summed)
+  assert {name.split('/')[0] for name in summed} >= {'ocdbt.process_0', 'ocdbt.process_1'}
+  assert checksums.damage(epath.Path(checkpoint)) is None
 
 
 DIGITS = (
@@ -165,6 +177,21 @@ def test_checkpoints_may_be_apart_from_folders_that_hosts_do_not_share(one, tmp_
   assert not (tmp_path / '1').exists() and not (tmp_path / '0' / 'checkpoints').exists()
   np.testing.assert_allclose(losses(tmp_path / '0'), losses(one), rtol=1e-5)
   assert load_run(tmp_path / '0').step == 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('victim', [0, 1])
+def test_data_that_fails_on_one_host_ends_all_after_they_have_saved(tmp_path, victim):
+  run = tmp_path / 'run'
+  with Pod(run, *LONG, f'--cut={victim}', devices=(1, 1), command='cut_train') as pod:
+    assert pod.wait() == [2, 2], pod.outputs()
+  words = f'host {victim}: the file of example 7 is cut'
+  assert all(words in text for text in pod.outputs()), pod.outputs()
+  step, state, record = final(run)
+  # Where all meet is at most as many calls ahead as a host holds batches for.
+  assert 250 - 9 <= step <= 250 and record['data'] == {'next_index': step} and state.step == step
+  train(run, *LONG, devices=(1, 1))
+  assert final(run)[0] == 600
 
 
 MISTAKES = {

@@ -116,6 +116,41 @@ def test_what_is_not_there_is_said(saved, tmp_path):
     load_run(tmp_path)
 
 
+DEEP = '[' * 100_000 + ']' * 100_000
+DAMAGE = {
+  'nested too deep': lambda text: text.replace('"config":', f'"a": {DEEP}, "config":'),
+  'a list': lambda text: '[]',
+  'a number': lambda text: '3',
+  'not UTF-8': lambda text: text.encode().replace(b'config', b'c\xffnfig', 1),
+  'no config': lambda text: '{"config": 3, "data": {}}',
+  'no data': lambda text: text.replace('"data"', '"date"'),
+  'data of another type': lambda text: text.replace('"data": {', '"data": 3, "date": {'),
+  'a shape that is a number': lambda text: with_data(text, 'image_shape', 8),
+  'a shape of strings': lambda text: with_data(text, 'image_shape', ['8', '8', '1']),
+  'a shape of two': lambda text: with_data(text, 'image_shape', [8, 8]),
+  'no levels': lambda text: with_data(text, 'num_levels', 0),
+  'levels in words': lambda text: with_data(text, 'num_levels', 'many'),
+  'classes below zero': lambda text: with_data(text, 'num_classes', -1),
+  'a name that is none': lambda text: with_data(text, 'name', [1]),
+}
+
+
+def with_data(text, name, value):
+  record = json.loads(text)
+  record['data'][name] = value
+  return json.dumps(record)
+
+
+@pytest.mark.parametrize('damage', DAMAGE)
+def test_a_damaged_record_is_named_in_one_line(saved, tmp_path, damage):
+  found = DAMAGE[damage]((saved[0] / 'config.json').read_text())
+  (tmp_path / 'config.json').write_bytes(found if isinstance(found, bytes) else found.encode())
+  with pytest.raises(InputError) as caught:
+    read_record(tmp_path)
+  assert str(caught.value).startswith(f'{tmp_path}/config.json: ')
+  assert '\n' not in str(caught.value) and len(str(caught.value)) < 400
+
+
 def test_init_from_takes_the_averages_of_another_run(saved):
   workdir, state = saved
   experiment = build(tiny(**{'training.init_from': str(workdir), 'loss.weight': 'output'}))

@@ -97,6 +97,50 @@ def full_disk(at: int) -> None:
   report.Report.look = wrapped
 
 
+def cut_data(at: int, host: int = 0) -> None:
+  """One host cannot read the batch of step `at`."""
+  from ddpm_jax import data
+  from ddpm_jax.errors import InputError
+
+  begin = data.train_iterator
+
+  def iterator(dataset, batch_size, seed, process_index, process_count):
+    stream = begin(dataset, batch_size, seed, process_index, process_count)
+    return Cut(stream, at) if process_index == host else stream
+
+  class Cut:
+    """A stream that ends in an error."""
+
+    def __init__(self, stream, at):
+      self.stream, self.at = stream, at
+      self.get_state, self.set_state = stream.get_state, stream.set_state
+
+    def __next__(self):
+      if self.get_state()['next_index'] == self.at - 1:
+        raise InputError('the file of example 7 is cut; replace it')
+      return next(self.stream)
+
+  data.train_iterator = iterator
+
+
+def blind() -> None:
+  """Nothing that is only looked at can be made."""
+  from ddpm_jax.training import pictures, report
+  from ddpm_jax.training.experiment import KINDS
+
+  def failing(kind):
+    def fail(*arguments):
+      raise ValueError(f'no {kind}')
+
+    return fail
+
+  pictures.write_png = failing('the preview')
+  pictures.loss_curve = failing('the loss curve')
+  report.Board = failing('TensorBoard')
+  for name, kind in KINDS.items():
+    KINDS[name] = kind._replace(make_heldout=failing('held-out losses'))
+
+
 def die_by(signum: signal.Signals, at: int) -> None:
   """SIGKILL strikes while the checkpoint of step `at` is being saved, the others after the step."""
   from ddpm_jax.training import checkpoint, report
@@ -115,12 +159,16 @@ def die_by(signum: signal.Signals, at: int) -> None:
 
 
 def main(workdir: str, settings: str, signum: str = '', at: str = '') -> int:
-  """Trains; where told so, is hit by a signal, or by a full disk, on the way."""
-  from ddpm_jax.errors import Failed, Interrupted
+  """Trains; where told so, is hit by a signal, a full disk or a cut file on the way."""
+  from ddpm_jax.errors import Failed, InputError, Interrupted
   from ddpm_jax.training import train
 
   if signum == 'full':
     full_disk(int(at))
+  elif signum == 'data':
+    cut_data(int(at))
+  elif signum == 'looks':
+    blind()
   elif signum:
     die_by(signal.Signals[signum], int(at))
   try:
@@ -128,6 +176,9 @@ def main(workdir: str, settings: str, signum: str = '', at: str = '') -> int:
   except Interrupted as error:
     print(error)
     return 128 + error.signum
+  except InputError as error:
+    print(error)
+    return 2
   except Failed as error:
     print(error, flush=True)
     os._exit(1)
