@@ -77,6 +77,22 @@ def test_kl_of_nearly_equal_variances_in_single_precision():
   assert q.kl(q) == 0
 
 
+def test_kl_from_a_far_narrower_gaussian_in_single_precision():
+  # ½ (v/w - 1 - log v/w): v/w - 1 rounds to -1, whose log1p is infinite.
+  for ratio in (1e-3, 1e-7, 6e-10, 1e-20):
+    p, q = (Gaussian(jnp.zeros(()), jnp.float32(v)) for v in (3 * ratio, 3.0))
+    assert p.kl(q) == pytest.approx((ratio - 1 - math.log(ratio)) / 2, rel=1e-6)
+    assert q.kl(p) == pytest.approx((1 / ratio - 1 + math.log(ratio)) / 2, rel=1e-6)
+    slope = jax.grad(lambda v, q=q: Gaussian(jnp.zeros(()), v).kl(q))(p.variance)
+    assert slope == pytest.approx((1 / 3 - 1 / (3 * ratio)) / 2, rel=1e-6)
+
+
+def test_a_variance_of_zero_or_rounded_below_it_is_a_point():
+  for variance in (0.0, -6e-8):
+    x, slope = jax.value_and_grad(lambda v: Gaussian(jnp.float32(2.0), v).sample(1.5))(variance)
+    assert x == 2 and np.isfinite(slope)
+
+
 def test_kl_of_means_in_single_precision():
   p = Gaussian(jnp.float32(1e-4), jnp.float32(1e-6))
   assert p.kl(Gaussian(jnp.zeros(()), p.variance)) == pytest.approx(0.005, rel=1e-5)

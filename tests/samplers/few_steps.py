@@ -1,7 +1,7 @@
 """Every path over every grid of 1 to 6 times, in one compiled program for each sampler.
 
-What a sampler asks of a path near its times is tabulated, so that a chain of one size stands for all
-of them, and all cases are run at once. The tables are those of single precision under jit.
+What a sampler asks of a path at its times and between is tabulated, so that a chain of one size
+stands for all of them, and all cases run at once. The tables are of single precision under jit.
 """
 
 import itertools
@@ -26,7 +26,7 @@ def coinciding():
 
 
 def paths():
-  """Name -> schedule: each family, chains with and without their continuous reading."""
+  """Name -> schedule: each family but the learned, chains, and their continuous reading."""
   chains = {
     'cosine': schedules.cosine(),
     'cosine(4000)': schedules.cosine(4000),
@@ -37,59 +37,63 @@ def paths():
     'coinciding': coinciding(),
   }
   read = {f'{name} in t': schedules.interpolate(chains[name]) for name in ('cosine', 'linear')}
-  return chains | read | {name: make() for name, make in schedules.CONTINUOUS.items()}
+  formulas = {name: make() for name, make in schedules.CONTINUOUS.items() if name != 'learned'}
+  return chains | read | formulas
 
 
-def cases():
-  """(path, grid, number of times) for each grid that the path has."""
-  for (name, path), grid, count in itertools.product(
-    paths().items(), TIME_GRIDS, range(1, MOST + 1)
-  ):
+def grids(path):
+  """(name of a grid, number of times) -> the times, of those that the path has."""
+  for grid, count in itertools.product(TIME_GRIDS, range(1, MOST + 1)):
     try:
-      yield (name, grid, count), path, np.asarray(time_grid(grid, path, count))
+      yield (grid, count), np.asarray(time_grid(grid, path, count))
     except ValueError:  # a chain's times fall together
       continue
 
 
+def rows_of(path, times):
+  """The times and others between them, from late to early, padded to one length."""
+  shares = np.arange(PARTS) / PARTS
+  between = [late + shares * (early - late) for early, late in itertools.pairwise(times)]
+  rows = np.concatenate([*between[::-1], times[:1]])
+  rows = np.round(rows).astype(int) if isinstance(path, Discrete) else rows.astype(np.float32)
+  return np.pad(rows, (0, PARTS * (MOST - 1) + 1 - rows.size), 'edge')
+
+
+def places_of(times):
+  """Where a grid's times are in the chain of such rows, padded to MOST."""
+  places = 1 + PARTS * np.arange(len(times))[::-1]
+  return np.pad(places, (0, MOST - len(times)), 'edge')
+
+
+@jax.jit
+def answers(path, rows):
+  """What the path answers at each of the rows (cases, n)."""
+  return jax.vmap(jax.vmap(lambda t: (path.alpha(t), path.sigma(t), path.log_snr(t))))(rows)
+
+
 def tabulated(path, rows):
-  """The chain whose row t has what the path answers at rows[t - 1]; row 0 is the data."""
+  """The chains (cases, n + 1) whose row t has what the path answers at rows[:, t - 1].
 
-  @jax.jit
-  def answers(path, rows):
-    return jax.vmap(lambda t: (path.alpha(t), path.sigma(t), path.log_snr(t)))(rows)
-
-  tables = [np.asarray(values) for values in answers(path, jnp.asarray(rows))]
-  # The data, whose alpha is one and sigma zero.
-  ends = ((1.0,), (0.0,), (np.inf,))
+  Row 0 is the data, of alpha one and sigma zero.
+  """
   alphas, sigmas, log_snrs = (
-    np.concatenate([end, np.reshape(values, -1)]).astype(np.float32)
-    for end, values in zip(ends, tables, strict=True)
+    np.insert(np.asarray(values), 0, end, axis=1)
+    for values, end in zip(answers(path, rows), (1.0, 0.0, np.inf), strict=True)
   )
   unused = np.zeros_like(alphas)
   return Discrete(unused, unused, alphas, sigmas, log_snrs, unused)
 
 
-def snapshot(path, times):
-  """The path at a grid's times and between, as a chain, and those times in it, padded to MOST."""
-  shares = np.arange(PARTS) / PARTS
-  between = [late + shares * (early - late) for early, late in itertools.pairwise(times)]
-  rows = np.concatenate([*between[::-1], times[:1]])
-  rows = np.round(rows).astype(int) if isinstance(path, Discrete) else rows.astype(np.float32)
-  rows = np.pad(rows, (0, PARTS * (MOST - 1) + 1 - rows.size), 'edge')
-  places = 1 + PARTS * np.arange(len(times))[::-1]
-  return rows, np.pad(places, (0, MOST - len(times)), 'edge')
-
-
 def stacked():
   """Names of all cases, and their chains, times and numbers of steps, stacked."""
   names, chains, places, counts = [], [], [], []
-  for name, path, times in cases():
-    rows, where = snapshot(path, times)
-    names.append(name)
-    chains.append(tabulated(path, rows))
-    places.append(where)
-    counts.append(len(times) - 1)
-  together = jax.tree.map(lambda *leaves: np.stack(leaves), *chains)
+  for name, path in paths().items():
+    found = dict(grids(path))
+    names += [(name, *which) for which in found]
+    chains.append(tabulated(path, np.stack([rows_of(path, times) for times in found.values()])))
+    places += map(places_of, found.values())
+    counts += [len(times) - 1 for times in found.values()]
+  together = jax.tree.map(lambda *leaves: np.concatenate(leaves), *chains)
   return names, together, np.stack(places), np.array(counts)
 
 

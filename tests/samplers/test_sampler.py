@@ -18,6 +18,7 @@ from ddpm_jax.samplers import (
   sample,
   time_grid,
 )
+from tests.samplers import few_steps
 
 # Those with a noisy member that is not the default.
 OPTIONS = {'ddim': {'eta': 0.7}}
@@ -101,6 +102,41 @@ def test_it_is_finite_from_zero_snr_on_and_a_point_mass_is_found(sampler, make_k
   np.testing.assert_allclose(compiled(xT), jnp.broadcast_to(point.mean, (3, 2)), atol=1e-9)
   slope = jax.jit(jax.grad(lambda xT: jnp.sum(compiled(xT))))(xT)
   np.testing.assert_allclose(slope, 0, atol=1e-9)
+
+
+@pytest.fixture(scope='module')
+def runs_of_few_steps():
+  return few_steps.stacked()
+
+
+# Beside the defaults, the members whose formulas have roots and logarithms of their own.
+OTHERS = [('ddim', {'eta': 1.0}), ('ddim', {'eta': 0.7}), ('dpm2_ancestral', {'eta': 0.5})]
+
+
+@pytest.mark.parametrize('name, options', [*((name, {}) for name in SAMPLERS), *OTHERS])
+def test_every_path_and_grid_of_few_steps_is_finite_in_single_precision(
+  runs_of_few_steps, name, options
+):
+  names, *cases = runs_of_few_steps
+  finite = np.isfinite(few_steps.finals(SAMPLERS[name](**options), *cases)).all(axis=(1, 2))
+  assert finite.all(), [which for which, fine in zip(names, finite, strict=True) if not fine]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('path', few_steps.paths())
+@pytest.mark.parametrize('name', SAMPLERS)
+def test_so_it_is_by_sample_itself(make_keys, name, path):
+  schedule = few_steps.paths()[path]
+  keys, variance = make_keys(64), few_steps.VARIANCE
+  data = GaussianData(jnp.zeros(4), jnp.full(4, variance))
+
+  @jax.jit
+  def run(times):
+    xT = prior_sample(schedule, times[0], keys, (4,))
+    return sample(make(name), data.denoiser(schedule), schedule, times, xT, keys)
+
+  for which, times in few_steps.grids(schedule):
+    assert np.isfinite(run(jnp.asarray(times))).all(), which
 
 
 @kinds
