@@ -109,9 +109,9 @@ def sample(
   """
   if final not in ('denoise', 'keep'):
     raise ValueError(f"final: '{final}' is not one of denoise, keep")
-  check_range(schedule, times)
   draw = choose(NOISES, noise, 'noise')
   arguments.check(sampler, denoiser, schedule, times, xT, keys, falls=final == 'denoise')
+  check_range(schedule, times)
   stability.warn(sampler, schedule, times, xT)
 
   def recalling(state: Any) -> Denoiser:

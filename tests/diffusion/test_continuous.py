@@ -144,6 +144,14 @@ def test_path_solves_its_published_sde(x64, name):
   np.testing.assert_allclose(g2, expected_g2, rtol=1e-9, atol=1e-12)
 
 
+def test_time_of_falling_betas_is_real_where_the_last_is_nearly_zero():
+  # B(1) = ½ (beta_min + beta_max), and beta(1)² = beta_min² - 2 (beta_min - beta_max) B(1), which
+  # rounding takes below zero for some of these.
+  for beta_min in np.linspace(5, 30, 101):
+    path = schedules.vp(beta_min=float(beta_min), beta_max=1e-4)
+    assert path.time(path.log_snr(1.0)) == pytest.approx(1, abs=1e-3)
+
+
 def test_published_numbers_of_vp():
   path = schedules.vp()
   ratio = {t: float(jnp.exp(-path.log_snr(t) / 2)) for t in (1e-5, 1e-3, 1.0)}

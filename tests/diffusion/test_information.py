@@ -254,6 +254,16 @@ def test_a_line_diffuses_as_its_mixture_does(seed):
   assert diffused.entropy() == approx(-np.sum(terms) * (FINE[1] - FINE[0]), rel=1e-11)
 
 
+def test_a_singular_covariance_in_single_precision_has_real_information():
+  # Eigenvalues that are zero come out below it, some by more than 1 / snr.
+  with jax.enable_x64(False):
+    for seed in range(8):
+      u = jax.random.normal(jax.random.key(seed), (6,))
+      law = Normal(jnp.zeros(6), jnp.outer(u, u))
+      assert law.information(1e9) >= 0.99 * math.log1p(1e9 * float(u @ u)) / 2
+      assert 0 <= law.mmse(1e9) < 1e-6
+
+
 def test_a_line_of_a_gaussian_has_its_closed_forms():
   p, q = Gaussian(jnp.asarray(0.4), jnp.asarray(0.3)), Gaussian(jnp.asarray(-1.0), jnp.asarray(0.9))
   first, second = (on_grid(law.log_prob, jnp.asarray(GRID)) for law in (p, q))

@@ -243,6 +243,15 @@ def test_ascending_the_bound_with_an_amortized_q_reaches_the_optimum(data):
   assert float(mean_evidence(fitted, data)) == pytest.approx(top, abs=1e-5)
 
 
+def test_variances_that_are_all_the_same_leave_nothing_to_the_latents():
+  # The points ±e_i, turned: their covariance is I / 4, its eigenvalues equal up to rounding.
+  for seed in range(8):
+    turned = np.linalg.qr(np.random.default_rng(seed).normal(size=(4, 4)))[0]
+    fitted = principal_components(jnp.asarray(np.concatenate([turned, -turned]), jnp.float32), 2)
+    assert np.abs(fitted.weight).max() < 1e-3
+    assert float(fitted.variance) == pytest.approx(1 / 4, rel=1e-5)
+
+
 @pytest.mark.parametrize('latents', [0, 4])
 def test_as_many_latents_as_dimensions_are_refused(data, latents):
   with pytest.raises(ValueError, match=f'latents = {latents} is not between 1 and 3'):

@@ -1,4 +1,5 @@
 import dataclasses
+import logging
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ from ddpm_jax.evaluation.sampling import (
 )
 
 RECORD = {'step': 7, 'seed': 0, 'evaluations': 3, 'sampler': {'guidance': 1.0}}
+from ddpm_jax.training import build
 
 
 def with_sampler(experiment, **changes):
@@ -33,6 +35,15 @@ def test_a_sample_depends_on_its_number_and_not_on_its_batch(experiment, params)
   # To rounding: a value just at a half may fall to either side.
   assert np.abs(draw(24, 8) - whole).max() <= 1
   assert np.abs(draw(5, 24) - whole[:5]).max() <= 1
+
+
+def test_a_sampler_that_blows_up_is_told_of_with_its_samples(experiment, params, caplog):
+  bad = build(with_sampler(experiment, name='heun', grid='linspace').config, experiment.dataset)
+  with caplog.at_level(logging.WARNING, logger='absl'):
+    draw_samples(bad, params, 2, np.zeros(2, np.int32), seed=0, batch_size=2)
+  (line,) = [message for message in caplog.messages if 'blows up' in message]
+  assert line.startswith("config.sampler: 'heun' over 'linspace'")
+  assert "the grid 'leading'" in line
 
 
 def test_the_seed_the_label_and_the_guidance_matter(experiment, params):

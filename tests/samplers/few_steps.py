@@ -1,11 +1,13 @@
 """Every path over every grid of 1 to 6 times, in one compiled program for each sampler.
 
-What a sampler asks of a path at its times and between is tabulated, so that a chain of one size
-stands for all of them, and all cases run at once. The tables are of single precision under jit.
+What a sampler asks of a path at its times and between is tabulated, so that tables of one size
+stand for all of them, and all cases run at once. They are of single precision under jit. Of a chain
+too r is formed of q, as in continuous time, where rounding does the most.
 """
 
 import itertools
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +19,31 @@ from ddpm_jax.samplers import TIME_GRIDS, Step, time_grid
 
 MOST, PARTS = 6, 4  # times of a grid, and parts that each way between them is cut into
 VARIANCE = 0.25
+
+
+@flax.struct.dataclass
+class Table:
+  """A path at the times 0 … n, by rows; row 0 is the data."""
+
+  alphas: jax.Array
+  sigmas: jax.Array
+  log_snrs: jax.Array
+
+  @property
+  def t_max(self):
+    return self.alphas.size - 1
+
+  def alpha(self, t):
+    return self.alphas[t]
+
+  def sigma(self, t):
+    return self.sigmas[t]
+
+  def log_snr(self, t):
+    return self.log_snrs[t]
+
+  def time(self, log_snr):
+    return 1 + jnp.sum((self.log_snrs[1:-1] + self.log_snrs[2:]) / 2 >= log_snr)
 
 
 def coinciding():
@@ -60,7 +87,7 @@ def rows_of(path, times):
 
 
 def places_of(times):
-  """Where a grid's times are in the chain of such rows, padded to MOST."""
+  """Where a grid's times are in the table of such rows, padded to MOST."""
   places = 1 + PARTS * np.arange(len(times))[::-1]
   return np.pad(places, (0, MOST - len(times)), 'edge')
 
@@ -72,38 +99,32 @@ def answers(path, rows):
 
 
 def tabulated(path, rows):
-  """The chains (cases, n + 1) whose row t has what the path answers at rows[:, t - 1].
-
-  Row 0 is the data, of alpha one and sigma zero.
-  """
-  alphas, sigmas, log_snrs = (
-    np.insert(np.asarray(values), 0, end, axis=1)
-    for values, end in zip(answers(path, rows), (1.0, 0.0, np.inf), strict=True)
-  )
-  unused = np.zeros_like(alphas)
-  return Discrete(unused, unused, alphas, sigmas, log_snrs, unused)
+  """The tables (cases, n + 1) whose row t has what the path answers at rows[:, t - 1]."""
+  data = 1.0, 0.0, np.inf
+  found = zip(answers(path, rows), data, strict=True)
+  return Table(*(np.insert(np.asarray(values), 0, end, axis=1) for values, end in found))
 
 
 def stacked():
-  """Names of all cases, and their chains, times and numbers of steps, stacked."""
-  names, chains, places, counts = [], [], [], []
+  """Names of all cases, and their tables, times and numbers of steps, stacked."""
+  names, tables, places, counts = [], [], [], []
   for name, path in paths().items():
     found = dict(grids(path))
     names += [(name, *which) for which in found]
-    chains.append(tabulated(path, np.stack([rows_of(path, times) for times in found.values()])))
+    tables.append(tabulated(path, np.stack([rows_of(path, times) for times in found.values()])))
     places += map(places_of, found.values())
     counts += [len(times) - 1 for times in found.values()]
-  together = jax.tree.map(lambda *leaves: np.concatenate(leaves), *chains)
+  together = jax.tree.map(lambda *leaves: np.concatenate(leaves), *tables)
   return names, together, np.stack(places), np.array(counts)
 
 
-def finals(sampler, chains, places, counts):
+def finals(sampler, tables, places, counts):
   """The last x of a run in each case, (cases, 2, 2)."""
   start = jnp.array([[0.5, -1.0], [2.0, 0.0]])
 
-  def run(chain, times, count):
+  def run(table, times, count):
     def denoiser(x, t):
-      alpha, sigma = chain.alpha(t), chain.sigma(t)
+      alpha, sigma = table.alpha(t), table.sigma(t)
       total = alpha**2 * VARIANCE + sigma**2
       variance = jnp.full_like(x, VARIANCE * sigma**2 / total)
       return Denoised(alpha * VARIANCE * x / total, variance, jnp.full_like(x, 0.5))
@@ -113,12 +134,12 @@ def finals(sampler, chains, places, counts):
 
     def update(state, index):
       step = Step(times[index], times[index + 1], index)
-      new = sampler.update(chain, denoiser, state, step, noise)
+      new = sampler.update(table, denoiser, state, step, noise)
       return jax.tree.map(lambda new, old: jnp.where(index < count, new, old), new, state), None
 
-    spread = jnp.hypot(chain.alpha(times[0]), chain.sigma(times[0]))
-    state = sampler.init(chain, times, spread * start)
+    spread = jnp.hypot(table.alpha(times[0]), table.sigma(times[0]))
+    state = sampler.init(table, times, spread * start)
     state, _ = jax.lax.scan(update, state, jnp.arange(MOST - 1))
     return denoiser(state.x, times[count]).x0
 
-  return jax.jit(jax.vmap(run))(chains, places, counts)
+  return jax.jit(jax.vmap(run))(tables, places, counts)

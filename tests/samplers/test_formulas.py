@@ -39,6 +39,7 @@ def test_derivatives_are_finite_where_nothing_or_all_is_renewed(last):
   def total(tables, eps):
     return jnp.sum(renewed(chain.replace(**tables), eps, jnp.ones(3), 1, 2, 1.0))
 
-  tables = {'alphas': chain.alphas, 'sigmas': chain.sigmas}
+  names = 'alphas', 'sigmas', 'log_snrs'
+  tables = {name: getattr(chain, name) for name in names}
   for leaf in jax.tree.leaves(jax.grad(total, (0, 1))(tables, jnp.ones(3))):
     assert np.isfinite(leaf).all()

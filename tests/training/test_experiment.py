@@ -1,5 +1,7 @@
 """What a config becomes: schedules of every kind, from training to what is loaded of it."""
 
+import logging
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from ddpm_jax.diffusion.schedules import CONTINUOUS, Interpolated, parameters
 from ddpm_jax.errors import InputError
 from ddpm_jax.keys import example_keys
 from ddpm_jax.training import generate, load_run, train
+from ddpm_jax.training.checks import check_training
 from ddpm_jax.training.experiment import build, new_state
 from ddpm_jax.training.heldout import make_heldout
 
@@ -25,6 +28,18 @@ def test_every_path_is_judged_and_sampled(name):
   cond, keys = {'label': jnp.arange(2)}, example_keys(jax.random.key(0), jnp.arange(2))
   images = jax.jit(lambda p: generate(experiment, p, cond, keys))(params['network'])
   assert images.shape == (2, 8, 8, 1) and np.isfinite(images).all()
+
+
+def test_a_sampler_that_blows_up_is_told_of_before_training(caplog):
+  # Noise of 50 times the data's size, in two steps.
+  settings = {'schedule.name': 've', 'schedule.num_steps': None, 'sampler.grid': 'linspace'}
+  with caplog.at_level(logging.WARNING, logger='absl'):
+    check_training(build(tiny(**settings, **{'sampler.name': 'ddim'})))
+    assert not caplog.messages
+    check_training(build(tiny(**settings, **{'sampler.name': 'heun'})))
+  (line,) = caplog.messages
+  assert line.startswith("config.sampler: 'heun' over 'linspace': this sampler blows up in 2 steps")
+  assert "the grid 'leading'" in line and 'the sampler ddim' in line
 
 
 def test_a_learned_schedule_trains_and_is_loaded_with_the_run(tmp_path):
