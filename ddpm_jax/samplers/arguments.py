@@ -45,7 +45,7 @@ def check_sampler(sampler: Any) -> None:
   Raises:
     TypeError: naming the argument.
   """
-  if hasattr(sampler, 'init') and hasattr(sampler, 'update'):
+  if all(hasattr(sampler, name) for name in ('init', 'update', 'stochastic')):
     return
   if isinstance(sampler, str):
     raise TypeError(f"sampler: '{sampler}' is a name; {SAMPLER}")

@@ -49,7 +49,7 @@ Places = Callable[[str, int], tuple[Schedule, Array]]
 LIMIT = 2.0
 # Programs take this many times, or twice as many, …: one serves all grids.
 LEAST_TIMES = 64
-# Numbers of times to advise, in parts of those that are too few.
+# Numbers of times to advise, as multiples of one that is too small.
 GROWTH = (1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10)
 
 
@@ -58,7 +58,7 @@ def enlargement(sampler: Sampler, schedule: Schedule, times: Array) -> float:
 
   Draws are rows of a Hadamard matrix: orthogonal and of variance one, so that the squares' mean is
   the variance itself, to rounding, for up to 64 steps of up to 8 draws each. A sampler's first run
-  on a kind of schedule compiles a small program, in about half a second; others take 2 ms.
+  on a kind of schedule compiles a small program, in about half a second; others take milliseconds.
 
   Args:
     sampler: one whose update takes examples of any shape.
@@ -97,18 +97,22 @@ def identity(value: Any) -> Hashable:
     return value.__code__, *cells, identity(value.__defaults__)
   if isinstance(value, (tuple, list)):
     return type(value), *map(identity, value)
-  return (type(value), value) if isinstance(value, Hashable) else id(value)
+  try:
+    hash(value)
+  except TypeError:
+    return id(value)
+  return type(value), value
 
 
 @functools.lru_cache(maxsize=256)
 def compiled(update: Alike) -> Callable:
-  """(schedule, times, count, state, draws) -> the deviation after `count` updates and the last."""
+  """(schedule, times, count, state, rows) -> the deviation of x0 after `count` updates."""
 
-  def run(schedule: Schedule, times: Array, count: int, state: Any, draws: Array) -> Array:
+  def run(schedule: Schedule, times: Array, count: int, state: Any, rows: Array) -> Array:
     def body(index: Array, state: Any) -> Any:
       def noise(t: Time, s: Time, draw: int | Array = 0, part: int = 0) -> Array:
         del t, s
-        return draws[1 + (16 * index + 2 * draw + part) % (len(draws) - 1)]
+        return rows[1 + (16 * index + 2 * draw + part) % (len(rows) - 1)]
 
       step = Step(times[index], times[index + 1], index)
       return update.function(schedule, functools.partial(denoise, schedule), state, step, noise)
@@ -117,7 +121,8 @@ def compiled(update: Alike) -> Callable:
     return jnp.sqrt(jnp.mean(jnp.square(denoise(schedule, state.x, times[count]).x0)))
 
   # It runs for a moment: what compiles fast is best.
-  return jax.jit(run, compiler_options={'xla_backend_optimization_level': 0})
+  quick = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
+  return jax.jit(run, compiler_options=quick)
 
 
 def denoise(schedule: Schedule, xt: Array, t: Time) -> Denoised:

@@ -12,9 +12,9 @@ from ddpm_jax.evaluation.sampling import (
   load_samples,
   save_samples,
 )
+from ddpm_jax.training import build
 
 RECORD = {'step': 7, 'seed': 0, 'evaluations': 3, 'sampler': {'guidance': 1.0}}
-from ddpm_jax.training import build
 
 
 def with_sampler(experiment, **changes):

@@ -26,6 +26,7 @@ from ddpm_jax.samplers import (
   time_grid,
 )
 from ddpm_jax.samplers.stability import LIMIT, complaint, enlargement
+from experiments.stability import stable_from
 
 DATA = GaussianData(jnp.zeros(4), jnp.ones(4))
 COUNT = 4096
@@ -33,7 +34,7 @@ COUNT = 4096
 
 @functools.cache
 def path():
-  return schedules.interpolate(schedules.cosine(1000))
+  return schedules.ve()
 
 
 def places(grid, count):
@@ -140,21 +141,21 @@ def draw(sampler, num_steps, **options):
 
 
 def test_sample_warns_where_all_is_concrete_and_names_what_is_stable():
-  with pytest.warns(UserWarning, match='blows up in 5 steps') as caught:
-    draw(pndm(), 5)
+  with pytest.warns(UserWarning, match='blows up in 2 steps') as caught:
+    draw(pndm(), 2)
   (line,) = [str(warning.message) for warning in caught]
   assert caught[0].filename == __file__
   assert "the grid 'leading'" in line and 'the sampler ddim' in line
-  with pytest.warns(UserWarning, match=r"40 steps over 'trailing'"):
-    draw(heun(), 5)
+  with pytest.warns(UserWarning, match=r"5 steps over 'trailing'"):
+    draw(heun(), 2)
 
 
 def test_nothing_is_said_of_stable_runs_under_jit_or_of_samplers_that_know_a_picture():
   with warnings.catch_warnings():
     warnings.simplefilter('error', UserWarning)
     draw(ddim(), 2)
-    jax.jit(lambda: draw(pndm(), 5))()
-    draw(repaint(pndm(), jnp.ones((1, 4)), jnp.ones((1, 4), bool), 1), 5)
+    jax.jit(lambda: draw(pndm(), 2))()
+    draw(repaint(pndm(), jnp.ones((1, 4)), jnp.ones((1, 4), bool), 1), 2)
 
 
 def test_samplers_made_alike_share_a_program():
@@ -167,6 +168,16 @@ def test_samplers_made_alike_share_a_program():
   enlargement(ddim(0.3), *places('trailing', 4))
   enlargement(ddim(0.4), *places('trailing', 4))
   assert stability.compiled.cache_info().misses == before.misses + 2
+
+
+def test_the_table_has_the_least_number_from_which_on_all_are_stable():
+  sizes = [enlargement(heun(), *places('linspace', count)) for count in range(2, 9)]
+  (found,) = {int(stable_from(heun(), path(), 'linspace', most)) for most in (7, 8)}
+  assert sizes[found - 3] > LIMIT and max(sizes[found - 2 :]) <= LIMIT
+  assert stable_from(heun(), path(), 'linspace', found - 1) == '–'
+  assert stable_from(ddim(), path(), 'linspace', 4) == '2'
+  # Of a chain that ends at zero SNR there is no continuous reading, and so no such grid.
+  assert stable_from(ddim(), schedules.zero_terminal_snr(schedules.cosine()), 'karras', 4) == ''
 
 
 def test_a_run_that_is_not_a_number_is_told_of():
