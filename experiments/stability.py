@@ -51,12 +51,12 @@ def stable_from(sampler: Sampler, path: Schedule, grid: str, most: int) -> str:
 
   Empty where the path has no such grid for this sampler.
   """
-  found = {count: factor(sampler, path, grid, count) for count in range(2, most + 1)}
-  known = [count for count, size in found.items() if size is not None]
-  if not known:
+  sizes = ((count, factor(sampler, path, grid, count)) for count in range(2, most + 1))
+  found = {count: size for count, size in sizes if size is not None}
+  if not found:
     return ''
-  bad = [count for count in known if found[count] > LIMIT]
-  return '–' if bad and bad[-1] == known[-1] else str(bad[-1] + 1 if bad else known[0])
+  bad = [count for count, size in found.items() if size > LIMIT]
+  return '–' if bad and bad[-1] == max(found) else str(bad[-1] + 1 if bad else min(found))
 
 
 def factor(sampler: Sampler, path: Schedule, grid: str, count: int) -> float | None:
