@@ -142,19 +142,29 @@ def test_a_refused_start_leaves_a_folder_to_any_other(tmp_path):
   refuse_foreign(tmp_path, tiny())
 
 
+HOLD = """
+import filelock, sys
+lock = filelock.FileLock(sys.argv[1])
+lock.acquire()
+print('held', flush=True)
+input()
+"""
+
+
 def test_a_second_process_is_refused_while_the_first_lives(tmp_path):
-  hold = 'import sys, filelock; filelock.FileLock(sys.argv[1]).acquire(); print(); input()'
-  command = [sys.executable, '-c', hold, str(tmp_path / '.lock')]
+  folder = tmp_path / 'run'
+  folder.mkdir()
+  command = [sys.executable, '-c', HOLD, str(folder / '.lock')]
   with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
-    first.stdout.readline()
-    words = f'{tmp_path}: another process is training in this folder; .* another --workdir'
-    with pytest.raises(InputError, match=words), locked(tmp_path):
+    assert first.stdout.readline() == b'held\n'
+    words = f'{folder}: another process is training in this folder; .* another --workdir'
+    with pytest.raises(InputError, match=words), locked(folder):
       pass
-    with locked(shutil.copytree(tmp_path, tmp_path / 'copy')):
+    with locked(shutil.copytree(folder, tmp_path / 'copy')):
       pass
     first.kill()
     first.wait()
-    with locked(tmp_path):
+    with locked(folder):
       pass
 
 
