@@ -1,6 +1,5 @@
 import json
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -58,12 +57,17 @@ def test_a_run_on_other_channels_is_previewed_by_the_classes_it_has():
   split = data.Arrays(image, np.resize([0, 2], 30))
   experiment = build(tiny(), data.Dataset('mine', split, split, (8, 8, 5), 256, num_classes=3))
   params = new_state(experiment).params
-  # The first layer's row of class 1, after 8 · 8 · 5 pixels: a preview that asks for it is NaN.
-  kernel = params['network']['Dense_0']['kernel']
-  params['network']['Dense_0']['kernel'] = kernel.at[8 * 8 * 5 + 1].set(jnp.nan)
-  with_labels = make_preview(experiment)(params)
-  assert with_labels.shape == (4 * 72, 10 * (8 * (5 * 8 + 1)), 1)
-  assert len(np.unique(with_labels)) > 10
+  kernel, preview = params['network']['Dense_0']['kernel'], make_preview(experiment)
+  before = preview(params)
+  assert before.shape == (4 * 72, 10 * (8 * (5 * 8 + 1)), 1) and len(np.unique(before)) > 10
+
+  def with_row(label):
+    """The preview where the first layer's row of a class, after the pixels', is another."""
+    params['network']['Dense_0']['kernel'] = kernel.at[8 * 8 * 5 + label].add(5.0)
+    return preview(params)
+
+  np.testing.assert_array_equal(with_row(1), before)
+  assert (with_row(2) != before).mean() > 0.1
 
 
 def test_a_preview_is_a_grid_of_samples_and_the_same_each_time():
