@@ -223,7 +223,7 @@ def test_killed_and_started_again_is_the_same_table_bit_for_bit(folder, whole):
     text=True,
   )
   assert killed.returncode == -9, killed.stderr
-  plan = load_plan(folder / 'killed')
+  plan = load_plan(folder / 'killed', ('tiny',))
   missing = [one for one in plan.cells if not one.done]
   assert [one.name for one in missing] == ['01-v/seed_0']
   assert (missing[0].folder / 'checkpoints' / '2').exists()
@@ -502,8 +502,8 @@ def test_a_device_each(monkeypatch):
 
 def test_the_printed_commands_are_the_cells(empty):
   for cell, line in zip(empty.cells, lines(empty, empty.cells), strict=True):
-    assert line.endswith(f'--workdir={empty.workdir} --cell={cell.name}')
-    assert load_plan(empty.workdir).cell(cell.name) == cell
+    assert line.endswith(f'--workdir={empty.workdir} --cell={cell.name} --plugins=tiny')
+    assert load_plan(empty.workdir, ('tiny',)).cell(cell.name) == cell
 
 
 def test_slurm_without_submitit_says_what_to_install(empty, monkeypatch):
@@ -531,10 +531,10 @@ def test_slurm_gets_one_array_of_the_commands(empty, monkeypatch, tmp_path):
 def test_a_plan_survives_its_file(folder, tmp_path):
   sweep = grid(vary('model.name', 'tiny:Net'), vary('model.args', {'width': 3}, {'width': 4}))
   plan = planned(folder, tmp_path / 'sweep', sweep, budget='64examples')
-  assert load_plan(plan.workdir) == plan
+  assert load_plan(plan.workdir, ('tiny',)) == plan
   assert {config.training.num_steps for config in plan.configs} == {4}
   assert len({cell.folder for cell in plan.cells}) == 4
-  assert all(from_json(to_json(config)) == config for config in plan.configs)
+  assert all(from_json(to_json(config), plugins=('tiny',)) == config for config in plan.configs)
 
 
 def test_the_pace_is_measured_once(folder, tmp_path, monkeypatch):

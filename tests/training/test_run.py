@@ -42,14 +42,14 @@ def same(one, two):
 )
 def test_the_parameters_asked_for_are_loaded(saved, arguments, step, by):
   workdir, state = saved
-  run = load_run(str(workdir), **arguments)
+  run = load_run(str(workdir), plugins=('tiny',), **arguments)
   assert run.step == step
   assert same(run.params, shifted(state.params['network'], by))
 
 
 def test_a_run_is_loaded_without_its_data(saved, monkeypatch):
   monkeypatch.setitem(data.DATASETS, 'digits', lambda: pytest.fail('the data was opened'))
-  run = load_run(saved[0])
+  run = load_run(saved[0], plugins=('tiny',))
   assert run.experiment.dataset.image_shape == (8, 8, 1)
   assert run.config == tiny()
 
@@ -86,7 +86,7 @@ def test_the_denoiser_refuses_what_it_does_not_know(saved):
 
 
 def test_the_denoiser_is_that_of_the_parameters(saved):
-  run = load_run(saved[0], ema=False)
+  run = load_run(saved[0], ema=False, plugins=('tiny',))
   cond = {'label': jnp.array([1, 2])}
   xt = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
   by_hand = make_denoiser(run.network, run.params, run.schedule, run.parameterization, cond)
@@ -94,7 +94,7 @@ def test_the_denoiser_is_that_of_the_parameters(saved):
 
 
 def test_a_sample_depends_on_its_own_key_and_label_alone(saved):
-  run = load_run(saved[0], ema=False)
+  run = load_run(saved[0], ema=False, plugins=('tiny',))
   draw = jax.jit(lambda cond, keys: generate(run.experiment, run.params, cond, keys))
   keys = jax.random.split(jax.random.key(1), 4)
   label = jnp.array([3, 1, 4, 1])
@@ -110,10 +110,10 @@ def test_what_is_not_there_is_said(saved, tmp_path):
   with pytest.raises(InputError, match='nowhere: not the folder of a run'):
     load_run(tmp_path / 'nowhere')
   with pytest.raises(InputError, match=r'no checkpoint of step 15; there are \[10, 20\]'):
-    load_run(workdir, step=15)
+    load_run(workdir, step=15, plugins=('tiny',))
   (tmp_path / 'config.json').write_text((workdir / 'config.json').read_text())
   with pytest.raises(InputError, match='holds no checkpoint yet'):
-    load_run(tmp_path)
+    load_run(tmp_path, plugins=('tiny',))
 
 
 def test_init_from_takes_the_averages_of_another_run(saved):
