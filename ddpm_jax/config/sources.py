@@ -57,7 +57,7 @@ def sources(modules: Collection[str]) -> dict[str, str | None]:
   as Python reads it, without comments, docstrings and layout. An import by a name that is computed
   is not seen.
   """
-  found: dict[str, str | None] = {name: None for name in modules}
+  found: dict[str, str | None] = dict.fromkeys(modules)
   waiting, met = list(prefixes(modules)), set()
   while waiting:
     name = waiting.pop()
