@@ -135,11 +135,11 @@ def drawn_by(run: Run, samples: Samples, **changes: Any) -> Experiment:
 
   Their file is data like the folder, and may name no plug-in by itself.
   """
-  sampler = dataclasses.replace(run.config.sampler, **samples.record['sampler'] | changes)
-  tree = to_json(dataclasses.replace(run.config, sampler=sampler))
   try:
+    sampler = dataclasses.replace(run.config.sampler, **samples.record['sampler'] | changes)
+    tree = to_json(dataclasses.replace(run.config, sampler=sampler))
     return run.rebuild(from_json(tree, plugins=PLUGINS.value))
-  except InputError as error:
+  except (InputError, TypeError) as error:
     raise InputError(f'the samples: {error}') from error
 
 

@@ -144,6 +144,7 @@ def test_a_run_goes_on_by_the_code_that_it_began_with(written, tmp_path):
   run, settings = tmp_path / 'run', {'loss.weight': 'my_losses:weight'}
   config = written(weight(1.0), **settings)
   write_record(run, build(config))
+  (run / 'metrics.jsonl').write_text('{"step": 1}\n')  # something to lose
   refuse_foreign(run, config)
   refuse_foreign(run, written(weight(1.0, '  # of every time alike'), **settings))
   config = written(weight(2.0), **settings)
@@ -163,6 +164,7 @@ def test_other_code_of_the_sampler_does_not_keep_a_run_from_going_on(written, tm
   sampler = 'from ddpm_jax.samplers import ddim as mine\n'
   settings = {'sampler.name': 'my_losses:mine', 'sampler.num_steps': 2}
   write_record(tmp_path / 'run', build(written(sampler, **settings)))
+  (tmp_path / 'run' / 'metrics.jsonl').write_text('{"step": 1}\n')
   refuse_foreign(tmp_path / 'run', written(sampler + 'more = 1\n', **settings))
 
 
