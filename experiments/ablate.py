@@ -25,7 +25,15 @@ from ddpm_jax.ablation import COMBINATIONS, vary
 from ddpm_jax.ablation import figures as plots
 from ddpm_jax.ablation.cell import run_cell
 from ddpm_jax.ablation.page import make_page, write_page
-from ddpm_jax.ablation.plan import Cell, Plan, load_plan, make_plan, naming, save_plan
+from ddpm_jax.ablation.plan import (
+  Cell,
+  Plan,
+  load_plan,
+  make_plan,
+  naming,
+  refuse_stale,
+  save_plan,
+)
 from ddpm_jax.ablation.results import left_out, make_figures, read_finished, write_csv
 from ddpm_jax.ablation.runners import LOG, here, lines, pinned, shared, submit, workers
 from ddpm_jax.ablation.sweep import Sweep, split_values
@@ -53,6 +61,7 @@ PER_DEVICE = flags.DEFINE_bool('per_device', False, 'A cell at a time on each de
 SLURM = flags.DEFINE_bool('slurm', False, 'Submit the cells to Slurm, and end.')
 OPTION = flags.DEFINE_multi_string('option', [], "Of Slurm's jobs, as timeout_min=60.")
 PRINT = flags.DEFINE_bool('print', False, 'Print the command of each missing cell, and end.')
+PLUGINS = cli.plugins_flag()
 CELL = flags.DEFINE_string('cell', None, 'Run this cell of the folder alone, and end.')
 
 
@@ -60,7 +69,7 @@ def main() -> None:
   """The command."""
   workdir = pathlib.Path(WORKDIR.value)
   if CELL.value is not None:
-    run_one(load_plan(workdir), CELL.value)
+    run_one(load_plan(workdir, PLUGINS.value), CELL.value)
     return
   elsewhere = WORKERS.value or PER_DEVICE.value or SLURM.value or PRINT.value
   if elsewhere:  # The devices are the workers'.
@@ -94,6 +103,7 @@ def planned(workdir: pathlib.Path) -> Plan:
     lambda variant: cli.overridden(config, variant),
     SEEDS.value,
     BUDGET.value,
+    PLUGINS.value,
   )
 
 
@@ -102,7 +112,7 @@ def continued(workdir: pathlib.Path) -> Plan:
   for flag in (VARY, COMBINE, SEEDS, BUDGET):
     if flag.present:
       raise InputError(f'--{flag.name}: of which experiment? give --config=FILE too')
-  return load_plan(workdir)
+  return load_plan(workdir, PLUGINS.value)
 
 
 def read_sweep() -> Sweep:
@@ -163,7 +173,7 @@ def run_one(plan: Plan, name: str) -> None:
   """One cell, for whoever started this process."""
   cell = plan.cell(name)
   backend.prepare(cell.config.training.deterministic)
-  run_cell(cell, plan.seconds)
+  run_cell(cell, plan.seconds, plan.plugins)
 
 
 def run(plan: Plan, missing: list[Cell]) -> list[Cell]:
@@ -192,6 +202,7 @@ def run(plan: Plan, missing: list[Cell]) -> list[Cell]:
 
 def tell(plan: Plan, baseline: int) -> None:
   """The table, and the files."""
+  refuse_stale(plan)
   finished, workdir = read_finished(plan), plan.workdir
   figures = make_figures(plan, finished, baseline)
   write_csv(workdir / 'results.csv', plan, finished)

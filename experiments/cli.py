@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # it imports JAX
 
 FLAGS = flags.FLAGS
 HELP = {'--help', '-help', '-h', '--helpfull', '--helpshort'}
+MODULE = re.compile(r'[A-Za-z_][\w.]*')
 OVERRIDE = re.compile(r'--?(?:no)?config\.([^=]+)')
 ARGUMENT = re.compile(r'--?config\.(\w+)\.args(?:\.(\w+)=(.*)|=(\{.*\}))', re.DOTALL)
 WORDS = {int: 'an integer', float: 'a number', bool: 'true or false', str: 'a string'}
@@ -98,6 +99,20 @@ def config_flag(required: bool = True) -> flags.FlagHolder:
     sys.argv = argv
   if required:
     flags.mark_flag_as_required('config')
+  return holder
+
+
+@functools.cache
+def plugins_flag() -> flags.FlagHolder:
+  """Defines --plugins, the modules whose functions the config in a folder may name."""
+  holder = flags.DEFINE_list(
+    'plugins', [], "Modules whose functions a run's folder may name, as my_losses,my_nets."
+  )
+  flags.register_validator(
+    holder,
+    lambda names: all(MODULE.fullmatch(name) for name in names),
+    'give modules alone, as my_losses where a run names my_losses:cubic',
+  )
   return holder
 
 

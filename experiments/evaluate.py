@@ -40,6 +40,7 @@ from ddpm_jax.training.pictures import grid, write_png
 from experiments import cli
 
 WORKDIR = flags.DEFINE_string('workdir', None, "The run's folder.", required=True)
+PLUGINS = cli.plugins_flag()
 SAMPLES = flags.DEFINE_string('samples', None, "The samples' file; unset: the run's samples.npz.")
 HOSTS = cli.host_flags()
 LIKELIHOOD = flags.DEFINE_list(
@@ -63,7 +64,7 @@ def main() -> None:
   backend.prepare()
   cli.join()
   workdir = pathlib.Path(WORKDIR.value)
-  run = load_run(workdir)
+  run = load_run(workdir, plugins=PLUGINS.value)
   file = workdir / 'samples.npz' if SAMPLES.value is None else pathlib.Path(SAMPLES.value)
   samples = current_samples(file, workdir, run)
   warn_unstable(drawn_by(run, samples))
@@ -130,10 +131,13 @@ def current_samples(file: pathlib.Path, workdir: pathlib.Path, run: Run) -> Samp
 
 
 def drawn_by(run: Run, samples: Samples, **changes: Any) -> Experiment:
-  """The run's experiment with the sampler's settings that these were drawn by, but for changes."""
+  """The run's experiment with the sampler's settings that these were drawn by, but for changes.
+
+  Their file is data like the folder, and may name no plug-in by itself.
+  """
   tree = to_json(run.config) | {'sampler': samples.record['sampler'] | changes}
   try:
-    return run.rebuild(from_json(tree))
+    return run.rebuild(from_json(tree, plugins=PLUGINS.value))
   except InputError as error:
     raise InputError(f"the samples' record: {error}") from error
 

@@ -22,7 +22,7 @@ import rich
 from absl import flags
 
 from ddpm_jax import data
-from ddpm_jax.config import Config, from_json, to_json
+from ddpm_jax.config import Config, from_config_dict, to_json
 from ddpm_jax.data.pictures import read_picture
 from ddpm_jax.errors import InputError
 from ddpm_jax.evaluation.catalog import sampler_table
@@ -43,6 +43,7 @@ from ddpm_jax.training.pictures import ROWS, grid, write_gif, write_png
 from experiments import cli
 
 WORKDIR = flags.DEFINE_string('workdir', None, "The run's folder.")
+PLUGINS = cli.plugins_flag()
 LIST = flags.DEFINE_bool('list', False, 'Print the table of samplers and grids, and end.')
 OPTION = flags.DEFINE_multi_string('option', [], "One of the sampler's own, as eta=0.5.")
 NUM = flags.DEFINE_integer('num', None, 'How many samples.', lower_bound=1, upper_bound=10**6)
@@ -86,7 +87,7 @@ def main() -> None:
   backend.prepare()
   cli.join()
   workdir = pathlib.Path(WORKDIR.value)
-  run = load_run(workdir)
+  run = load_run(workdir, plugins=PLUGINS.value)
   if ANIMATE.value and run.experiment.kind.name != 'denoiser':
     raise InputError('--animate: an autoencoder has no path to show')
   config = overridden(run)
@@ -159,7 +160,7 @@ def overridden(run: Run) -> Config:
     tree['sampler']['guidance'] = 1.0
   put(tree['evaluation'], num_samples=NUM, batch_size=BATCH_SIZE)
   put(tree, seed=SEED)
-  return from_json(tree)
+  return from_config_dict(tree)
 
 
 def put(branch: dict[str, Any], **typed: flags.FlagHolder) -> None:

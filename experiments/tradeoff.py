@@ -31,6 +31,7 @@ from ddpm_jax.training import Experiment, Run, backend, build, load_run
 from experiments import cli
 
 WORKDIR = flags.DEFINE_string('workdir', None, "The run's folder.", required=True)
+PLUGINS = cli.plugins_flag()
 SAMPLER = flags.DEFINE_list('samplers', sorted(SAMPLERS), 'Which samplers.')
 EVALUATIONS = flags.DEFINE_list('evaluations', ['5', '10', '20', '50'], 'Budgets of each sample.')
 GRID = flags.DEFINE_string('grid', 'log_snr', 'Law of the times.')
@@ -45,7 +46,7 @@ def main() -> None:
   """The command."""
   backend.prepare()
   workdir = pathlib.Path(WORKDIR.value)
-  run = load_run(workdir)
+  run = load_run(workdir, plugins=PLUGINS.value)
   if run.experiment.kind.name != 'denoiser':
     raise InputError(f'{workdir}: an autoencoder has no samplers to compare')
   names = [name for name in SAMPLER.value if choose(SAMPLERS, name, '--samplers')]

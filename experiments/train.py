@@ -15,6 +15,7 @@ from experiments import cli
 CONFIG = cli.config_flag()
 HOSTS = cli.host_flags()
 WORKDIR = flags.DEFINE_string('workdir', None, "The run's folder.", required=True)
+PLUGINS = cli.plugins_flag()
 
 
 def main() -> None:
@@ -22,7 +23,7 @@ def main() -> None:
   config = from_config_dict(CONFIG.value, cli.overrides())
   backend.prepare(config.training.deterministic)
   cli.join()
-  train(config, WORKDIR.value)
+  train(config, WORKDIR.value, PLUGINS.value)
 
 
 if __name__ == '__main__':

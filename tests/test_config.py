@@ -258,21 +258,33 @@ def test_json_round_trip(plugin):
   tree.model.name, tree.model.args = 'own:wide', {'width': 9}
   tree.optimizer.learning_rate = 0.1 + 0.2  # no short decimal
   before = read(tree, schedule__name='curve', schedule__sizes=(3,), seed=2**32 - 1)
-  after = config_lib.from_json(json.loads(json.dumps(config_lib.to_json(before))), tables())
+  tree = json.loads(json.dumps(config_lib.to_json(before)))
+  after = config_lib.from_json(tree, tables(), plugins=('own',))
   assert after == before
   assert type(after.schedule.arguments['sizes']) is tuple
 
 
-def test_same_experiment():
-  one = read(filled())
+def trees(*configs):
+  return [config_lib.to_json(config) for config in configs]
+
+
+def test_what_differs_is_an_experiment_but_for_what_may_change_on_resuming():
   free = {'training__num_steps': 9, 'sampler__guidance': 3.0, 'checkpoint__keep': 1}
-  assert config_lib.same_experiment(one, read(filled(), **free)) == []
+  assert config_lib.differing(*trees(read(filled()), read(filled(), **free))) == []
   other = read(
     filled(), training__init_from='x', schedule__slope=1.0, schedule__name='line', seed=1
   )
-  differing = {'training.init_from', 'schedule.slope', 'seed'}
-  assert set(config_lib.same_experiment(one, other)) == differing
-  assert set(config_lib.same_experiment(other, one)) == differing
+  one, other = trees(read(filled()), other)
+  names = {'training.init_from', 'schedule.slope', 'seed'}
+  assert set(config_lib.differing(one, other)) == names
+  assert set(config_lib.differing(other, one)) == names
+
+
+def test_a_setting_that_an_earlier_version_did_not_have_is_at_its_default():
+  one, earlier, other = trees(read(filled()), read(filled()), read(filled(), ema__warmup=False))
+  del earlier['ema']['warmup'], earlier['seed']
+  assert config_lib.differing(one, json.loads(json.dumps(earlier))) == []
+  assert config_lib.differing(earlier, other) == ['ema.warmup']
 
 
 def test_provenance_is_json():

@@ -216,6 +216,74 @@ def test_a_mistake_is_one_line_and_loses_nothing(run, tmp_path, mistake):
   assert not (tmp_path / 'run').exists()
 
 
+# One process imports, and each command is a fork of it.
+FORKS = """
+import json, os, runpy, sys
+from ddpm_jax import ablation, evaluation, training
+
+lines = json.load(open(sys.argv[1]))
+for number, (name, *arguments) in enumerate(lines):
+  if not (child := os.fork()):
+    for stream, kind in (1, 'out'), (2, 'err'):
+      os.dup2(os.open(f'{sys.argv[1]}.{number}.{kind}', os.O_CREAT | os.O_WRONLY), stream)
+    sys.argv = [name, *arguments]
+    try:
+      runpy.run_module(f'experiments.{name}', run_name='__main__', alter_sys=True)
+    except BaseException as error:
+      code = error.code if isinstance(error, SystemExit) else sys.excepthook(*sys.exc_info()) or 1
+    sys.stdout.flush()
+    os._exit(code)
+  print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_what_a_folder_names_is_not_run(run, tmp_path):
+  """A shell command in place of the schedule, the samples' sampler, and a module to import."""
+  called, imported = tmp_path / 'CALLED', tmp_path / 'IMPORTED'
+  (tmp_path / 'payload.py').write_text(f'open({str(imported)!r}, "w")\ndef weight(*_): return 1.0')
+  evil, samples, sweep = (tmp_path / name for name in ('evil', 'samples', 'sweep'))
+  for folder in evil, samples:
+    shutil.copytree(run, folder)
+  record = json.loads((run / 'config.json').read_text())
+  shell = {'command': f'touch {called}'}
+  record['config']['schedule'] = {'name': 'os:system', 'args': shell}
+  record['config']['loss']['weight'] = 'payload:weight(power=2)'
+  (evil / 'config.json').write_text(json.dumps(record))
+  sampler = {'name': 'os:system', 'arguments': shell, 'guidance': 3.0}
+  drawn = {'step': 6, 'seed': 0, 'kind': 'free', 'evaluations': 1, 'sampler': sampler}
+  pictures = Samples(np.zeros((20, 8, 8, 1), np.uint8), np.arange(20) % 10, drawn)
+  save_samples(samples / 'samples.npz', pictures)
+  sweep.mkdir()
+  row = {'label': 'simple', 'overrides': {'loss.name': 'simple'}, 'config': record['config']}
+  plan = {'seeds': 1, 'seconds': None, 'variants': [row]}
+  (sweep / 'sweep.json').write_text(json.dumps(plan))
+  new = tmp_path / 'new'
+  lines = [
+    *([name, f'--workdir={evil}'] for name in ('sample', 'evaluate', 'tradeoff')),
+    ['sample', f'--workdir={evil}', '--plugins=payload.weight'],
+    ['evaluate', f'--workdir={samples}'],
+    ['ablate', f'--workdir={sweep}'],
+    ['ablate', f'--workdir={sweep}', '--cell=00-simple/seed_0'],
+    ['train', *DIGITS, f'--workdir={new}', *SMALL, f'--config.training.init_from={evil}'],
+    ['sample', f'--workdir={run}', '--plugins=os:system'],
+  ]
+  (tmp_path / 'lines').write_text(json.dumps(lines))
+  path = os.pathsep.join(map(str, (tmp_path, ROOT)))
+  done = subprocess.run(
+    [sys.executable, '-c', FORKS, str(tmp_path / 'lines')],
+    cwd=ROOT,
+    env={**os.environ, 'PYTHONPATH': path, 'JAX_NUM_CPU_DEVICES': '1'},
+    capture_output=True,
+    text=True,
+  )
+  told = [(tmp_path / f'lines.{number}.err').read_text() for number in range(len(lines))]
+  assert not called.exists() and not imported.exists(), told
+  assert done.stdout.split() == ['2'] * len(lines), (done.stdout, told)
+  assert all(text.count('\n') == 1 for text in told), told
+  assert all("'os:system' (config.s" in text and '--plugins=os' in text for text in told[:-1]), told
+  assert told[-1].startswith('--plugins') and 'give modules alone' in told[-1]
+
+
 @pytest.mark.slow
 def test_one_two_and_eight_devices_give_the_same_losses(tmp_path):
   losses = {}

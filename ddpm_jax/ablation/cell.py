@@ -7,7 +7,7 @@ import dataclasses
 import fcntl
 import math
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import jax
@@ -23,7 +23,7 @@ from ddpm_jax.training.benchmark import Bare, block_length
 from ddpm_jax.training.parallel import PARALLEL
 
 
-def run_cell(cell: Cell, seconds: float | None = None) -> None:
+def run_cell(cell: Cell, seconds: float | None = None, plugins: Collection[str] = ()) -> None:
   """Trains the cell, or goes on with it, and writes its result, unless that is there.
 
   Where another process has the cell, it waits for that.
@@ -31,6 +31,7 @@ def run_cell(cell: Cell, seconds: float | None = None) -> None:
   Args:
     cell: of a plan.
     seconds: to train for, where they are the budget.
+    plugins: as `train`.
 
   Raises:
     InputError, Interrupted: as `train`.
@@ -39,7 +40,7 @@ def run_cell(cell: Cell, seconds: float | None = None) -> None:
     if cell.done:
       return
     config = cell.config if seconds is None else paced(cell, seconds)
-    train(config, cell.folder)
+    train(config, cell.folder, plugins)
     metrics = measure(config, cell.folder)
     reasons = metrics.pop(LEFT_OUT, {})
     result = {'steps': config.training.num_steps, 'metrics': metrics, LEFT_OUT: reasons}

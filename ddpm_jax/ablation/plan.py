@@ -8,17 +8,18 @@ import itertools
 import json
 import pathlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ddpm_jax.ablation.sweep import Sweep, Variant
-from ddpm_jax.config import Config, from_json, to_json
-from ddpm_jax.config.tree import leaves
+from ddpm_jax.config import Config, differing, from_json, modules_of, to_json
 from ddpm_jax.errors import InputError, unknown
 from ddpm_jax.files import whole
+from ddpm_jax.training.run import changed_plugins, read_record
 
 RECORD = 'sweep.json'
 RESULT = 'result.json'
+FORMAT = 1  # of sweep.json
 # What may differ between a sweep and its continuation: it changes no result.
 FREE = ('parallel', 'checkpoint', 'logging')
 
@@ -64,6 +65,7 @@ class Plan:
     configs: the experiment of each, at the first seed.
     seeds: how many.
     seconds: of training for each cell; None where the configs' num_steps are the budget.
+    plugins: the modules that a person named beside the experiments; see `load_run`.
   """
 
   workdir: pathlib.Path
@@ -71,6 +73,7 @@ class Plan:
   configs: tuple[Config, ...]
   seeds: int
   seconds: float | None = None
+  plugins: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
   @property
   def labels(self) -> list[str]:
@@ -81,6 +84,11 @@ class Plan:
   def fields(self) -> list[str]:
     """The settings that some variant overrides."""
     return list(dict.fromkeys(itertools.chain(*self.variants)))
+
+  @property
+  def modules(self) -> list[str]:
+    """All that a person named, in the experiments or beside them."""
+    return sorted({*self.plugins, *itertools.chain(*map(modules_of, self.configs))})
 
   @property
   def cells(self) -> list[Cell]:
@@ -107,6 +115,7 @@ def make_plan(
   configure: Callable[[Variant], Config],
   seeds: int,
   budget: str | None = None,
+  plugins: Collection[str] = (),
 ) -> Plan:
   """A plan whose every config was read and given its budget.
 
@@ -116,6 +125,7 @@ def make_plan(
     configure: variant -> its experiment.
     seeds: how many of each.
     budget: as '1500steps', '96000examples' or '60seconds'; None: what the configs say.
+    plugins: the modules whose functions runs of `training.init_from` may name.
 
   Raises:
     InputError: there is no variant or seed, two are one experiment, or one cannot be read.
@@ -136,7 +146,8 @@ def make_plan(
     if a == b:
       raise InputError(f"variants '{names[i]}' and '{names[j]}' are one and the same experiment")
   seconds = amount if unit == 'seconds' else None
-  return Plan(workdir, tuple(map(tupled, sweep)), tuple(configs), seeds, seconds)
+  variants = tuple(map(tupled, sweep))
+  return Plan(workdir, variants, tuple(configs), seeds, seconds, tuple(plugins))
 
 
 @contextlib.contextmanager
@@ -203,11 +214,13 @@ def save_plan(plan: Plan) -> None:
   """Writes the plan to its folder, which it may share with an earlier state of itself alone.
 
   Raises:
-    InputError: another sweep is there; the message names what differs.
+    InputError: another sweep is there, or cells that other code trained; the message names what
+      differs.
   """
   path = plan.workdir / RECORD
   if path.exists():
-    refuse_other(load_plan(plan.workdir), plan)
+    refuse_other(read_sweep(plan.workdir), plan)
+    refuse_stale(plan)
   elif (plan.workdir / 'config.json').exists() or (plan.workdir / 'cells').exists():
     raise InputError(f'{plan.workdir}: holds no sweep but other files; give another --workdir')
   with whole(path) as part:
@@ -218,6 +231,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
   """What sweep.json holds."""
   rows = zip(plan.labels, plan.variants, plan.configs, strict=True)
   return {
+    'format': FORMAT,
     'seeds': plan.seeds,
     'seconds': plan.seconds,
     'variants': [
@@ -227,8 +241,27 @@ def as_json(plan: Plan) -> dict[str, Any]:
   }
 
 
-def load_plan(workdir: pathlib.Path) -> Plan:
+def load_plan(workdir: pathlib.Path, plugins: Collection[str] = ()) -> Plan:
   """Reads what `save_plan` wrote.
+
+  Args:
+    workdir: the sweep's folder.
+    plugins: the modules whose functions the experiments there may name, as in `load_run`.
+
+  Raises:
+    InputError: there is none, it cannot be read, or it needs other plug-ins.
+  """
+  record = read_sweep(workdir)
+  try:
+    variants = tuple(tupled(row['overrides']) for row in record['variants'])
+    configs = tuple(from_json(row['config'], plugins=plugins) for row in record['variants'])
+  except InputError as error:
+    raise InputError(f'{workdir / RECORD}: {error}') from error
+  return Plan(workdir, variants, configs, record['seeds'], record['seconds'], tuple(plugins))
+
+
+def read_sweep(workdir: pathlib.Path) -> dict[str, Any]:
+  """What sweep.json says, of which nothing is looked up.
 
   Raises:
     InputError: there is none, or it cannot be read.
@@ -236,13 +269,16 @@ def load_plan(workdir: pathlib.Path) -> Plan:
   path = workdir / RECORD
   try:
     record = json.loads(path.read_text())
-    rows = record['variants']
-    variants = tuple(tupled(row['overrides']) for row in rows)
-    configs = tuple(from_json(row['config']) for row in rows)
+    if record.get('format', FORMAT) > FORMAT:
+      raise InputError('was written by a later version of ddpm_jax; read it with that')
+    rows = [
+      {'label': row['label'], **{key: dict(row[key]) for key in ('overrides', 'config')}}
+      for row in record['variants']
+    ]
     seeds, seconds = record['seeds'], record['seconds']
     if not isinstance(seeds, int) or not isinstance(seconds, (int, float, type(None))):
       raise TypeError(f'seeds {seeds!r} and seconds {seconds!r} are no numbers')
-    return Plan(workdir, variants, configs, seeds, seconds)
+    return {'variants': rows, 'seeds': seeds, 'seconds': seconds}
   except FileNotFoundError:
     raise InputError(
       f'{workdir}: holds no sweep yet; start one with --config=FILE and --vary or sweep()'
@@ -260,28 +296,36 @@ def tupled(tree: Any) -> Any:
   return tuple(map(tupled, tree)) if isinstance(tree, (list, tuple)) else tree
 
 
-def refuse_other(old: Plan, new: Plan) -> None:
-  """Raises InputError unless the two differ in the number of seeds alone."""
-  if old.labels != new.labels:
-    differ = f'its variants: {"; ".join(old.labels)}'
-  elif old.seconds != new.seconds:
-    differ = f'its budget: {old.seconds or "steps"} against {new.seconds or "steps"}'
+def refuse_other(old: Mapping[str, Any], plan: Plan) -> None:
+  """Raises InputError unless a sweep's record and a plan differ in the number of seeds alone."""
+  new = as_json(plan)
+  labels = [row['label'] for row in old['variants']]
+  if labels != plan.labels:
+    differ = f'its variants: {"; ".join(map(str, labels))}'
+  elif old['seconds'] != plan.seconds:
+    differ = f'its budget: {old["seconds"] or "steps"} against {plan.seconds or "steps"}'
   else:
-    pairs = zip(old.configs, new.configs, strict=True)
-    fields = dict.fromkeys(field for pair in pairs for field in differing(*pair))
+    pairs = zip(old['variants'], new['variants'], strict=True)
+    fields = dict.fromkeys(
+      field for a, b in pairs for field in differing(a['config'], b['config'], FREE)
+    )
     differ = ', '.join(f'config.{field}' for field in fields)
   if differ:
     raise InputError(
-      f'{new.workdir}: holds another sweep, which differs in {differ}; give another --workdir'
+      f'{plan.workdir}: holds another sweep, which differs in {differ}; give another --workdir'
     )
 
 
-def differing(a: Config, b: Config) -> list[str]:
-  """The settings by which two configs' results may differ."""
-  left, right = (json.loads(json.dumps(dict(leaves(to_json(config))))) for config in (a, b))
-  return [
-    field
-    for field in {**left, **right}
-    if (field in left, left.get(field)) != (field in right, right.get(field))
-    and field.split('.')[0] not in FREE
-  ]
+def refuse_stale(plan: Plan) -> None:
+  """Raises InputError where the code of a plug-in has changed since a cell was trained by it."""
+  begun = [cell for cell in plan.cells if (cell.folder / 'config.json').exists()]
+  changes = {cell.name: changed_plugins(read_record(cell.folder), cell.config) for cell in begun}
+  stale = [name for name, changed in changes.items() if changed]
+  if stale:
+    modules = ', '.join(sorted({*itertools.chain(*changes.values())}))
+    more = f' and {len(stale) - 3} more' if stale[3:] else ''
+    raise InputError(
+      f'{plan.workdir}: the code of {modules} has changed since cells were trained by it, '
+      f'{", ".join(stale[:3])}{more}; restore it, remove their folders in {plan.workdir / "cells"} '
+      'to train them anew, or give another --workdir'
+    )

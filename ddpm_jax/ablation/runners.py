@@ -40,6 +40,8 @@ class Outcome(NamedTuple):
 def command(plan: Plan, cell: Cell) -> list[str]:
   """What runs one cell of a plan that was saved, in a process of its own."""
   flags = [f'--workdir={plan.workdir}', f'--cell={cell.name}']
+  if plan.modules:
+    flags.append(f'--plugins={",".join(plan.modules)}')
   return [sys.executable, '-m', 'experiments.ablate', *flags]
 
 
@@ -50,7 +52,7 @@ def here(plan: Plan, cells: Sequence[Cell]) -> Generator[Outcome]:
     error = None
     with logged(cell) as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
       try:
-        run_cell(cell, plan.seconds)
+        run_cell(cell, plan.seconds, plan.plugins)
       except Interrupted:
         raise
       except Exception as failure:

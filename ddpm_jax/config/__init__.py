@@ -8,33 +8,40 @@ name='package.module:function', with its own arguments in `args`.
 """
 
 from ddpm_jax.config.entries import find_entry
-from ddpm_jax.config.provenance import provenance
+from ddpm_jax.config.provenance import plugin_sources, provenance
 from ddpm_jax.config.settings import CLASSES, Choice, Config, naming, settings
 from ddpm_jax.config.tables import Group, Tables, all_tables
 from ddpm_jax.config.tree import (
+  RESUMABLE,
   base_config,
+  differing,
   from_config_dict,
   from_json,
+  modules_of,
   no_setting,
-  same_experiment,
+  plain_group,
   to_json,
 )
 
 __all__ = [
   'CLASSES',
+  'RESUMABLE',
   'Choice',
   'Config',
   'Group',
   'Tables',
   'all_tables',
   'base_config',
+  'differing',
   'find_entry',
   'from_config_dict',
   'from_json',
+  'modules_of',
   'naming',
   'no_setting',
+  'plain_group',
+  'plugin_sources',
   'provenance',
-  'same_experiment',
   'settings',
   'to_json',
 ]

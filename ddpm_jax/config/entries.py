@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import ast
 import functools
-import importlib
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from ddpm_jax.bounds import complaint
+from ddpm_jax.config.plugins import PLUGIN, import_plugin
 from ddpm_jax.config.signatures import fit, keywords, show
-from ddpm_jax.errors import InputError, choose, unknown
+from ddpm_jax.errors import InputError, choose
 
-PLUGIN = re.compile(r'[A-Za-z_][\w.]*:[A-Za-z_]\w*')
 EXPRESSION = re.compile(r'(?P<name>[^(]*)(?P<arguments>\(.*\))?', re.DOTALL)
 
 
@@ -27,22 +26,20 @@ def find_function(
   table: Mapping[str, Callable],
   field: str,
   fallback: Callable[[str], Callable] | None = None,
+  trusted: Collection[str] | None = None,
 ) -> Callable:
-  """An entry of the table, an imported plug-in 'package.module:function', or fallback(name)."""
-  if name in table or not PLUGIN.fullmatch(name):
-    return choose(table, name, field) if name in table or not fallback else fallback(name)
-  module_name, function_name = name.split(':')
-  try:
-    module = importlib.import_module(module_name)
-  except Exception as error:
-    raise InputError(f"{field}: '{name}' cannot be imported: {error!r}") from error
-  if not callable(getattr(module, function_name, None)):
-    public = [key for key, value in vars(module).items() if callable(value) and key[0] != '_']
-    raise InputError(unknown(function_name, public, f'{field}: {module_name}'))
-  return getattr(module, function_name)
+  """An entry of the table, a plug-in of a trusted module (None: of any), or fallback(name)."""
+  if name not in table and PLUGIN.fullmatch(name):
+    return import_plugin(name, field, trusted)
+  return choose(table, name, field) if name in table or not fallback else fallback(name)
 
 
-def find_entry(text: str, table: Mapping[str, Callable], field: str) -> Callable:
+def find_entry(
+  text: str,
+  table: Mapping[str, Callable],
+  field: str,
+  trusted: Collection[str] | None = None,
+) -> Callable:
   """The function that an expression means, its arguments bound.
 
   Only keyword arguments with a default of their own can be set, so that an expression's function
@@ -54,7 +51,7 @@ def find_entry(text: str, table: Mapping[str, Callable], field: str) -> Callable
   found = EXPRESSION.fullmatch(text.strip())
   if found is None:
     raise InputError(f"{field}: '{text}' is not of the form name or name(argument=value)")
-  function = find_function(found['name'].strip(), table, field)
+  function = find_function(found['name'].strip(), table, field, trusted=trusted)
   arguments = read_arguments(text, found['arguments'], field)
   if not arguments:
     return function
@@ -79,7 +76,7 @@ def read_arguments(text: str, arguments: str | None, field: str) -> dict[str, An
     if not isinstance(call, ast.Call) or call.args or not isinstance(call.func, ast.Name):
       raise ValueError
     return {str(pair.arg): ast.literal_eval(pair.value) for pair in call.keywords}
-  except (ValueError, SyntaxError):
+  except (ValueError, SyntaxError, RecursionError, MemoryError):
     raise InputError(f"{field}: '{text}' is not of the form name(argument=value)") from None
 
 

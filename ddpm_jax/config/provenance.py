@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import pathlib
 import platform
 import subprocess
+from collections.abc import Collection
 from typing import Any
+
+from ddpm_jax.config.plugins import plugins_of
+from ddpm_jax.config.settings import Config
+from ddpm_jax.config.sources import sources
+from ddpm_jax.config.tables import all_tables
+from ddpm_jax.config.tree import to_json
 
 PACKAGES = (
   'jax',
@@ -20,13 +28,20 @@ PACKAGES = (
 )
 
 
+# By which XLA's compiler is told what to do.
+XLA_FLAGS = ('XLA_FLAGS', 'LIBTPU_INIT_ARGS')
+
+
 def provenance() -> dict[str, Any]:
-  """The git revision ('-dirty' where files differ; None outside a checkout), versions, devices."""
+  """The git revision ('-dirty' where files differ; None outside a checkout), versions, XLA's flags
+  and the devices.
+  """
   import jax  # Here and not above: the first question about devices starts the backend.
 
   return {
     'git_revision': git_revision(),
     'versions': {'python': platform.python_version(), **installed()},
+    'xla_flags': {name: os.environ[name] for name in XLA_FLAGS if os.environ.get(name)},
     'devices': {
       'platform': jax.devices()[0].platform,
       'kind': jax.devices()[0].device_kind,
@@ -50,3 +65,14 @@ def git_revision() -> str | None:
   except (OSError, subprocess.CalledProcessError):
     return None
   return done.stdout.strip()
+
+
+def plugin_sources(config: Config, free: Collection[str] = ()) -> dict[str, str | None]:
+  """The `sources` of a config's plug-ins, but for those that are named in its settings `free`."""
+  return sources(
+    {
+      name.split(':')[0]
+      for place, name in plugins_of(to_json(config), all_tables()).items()
+      if not any(f'{place}.'.startswith(f'{field}.') for field in free)
+    }
+  )

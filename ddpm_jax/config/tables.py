@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 from ddpm_jax.config.signatures import keywords, kind
@@ -40,11 +40,13 @@ class Tables(NamedTuple):
     groups: 'loss' -> its table.
     options: 'sampler.grid' -> the table of a plain setting's names.
     factors: 'loss.weight' -> the table of a setting that may be an expression or a plug-in.
+    trusted: the modules whose functions may stand beside the tables' as plug-ins; None: any.
   """
 
   groups: Mapping[str, Group]
   options: Mapping[str, Mapping[str, Any]]
   factors: Mapping[str, Mapping[str, Callable]]
+  trusted: Collection[str] | None = None
 
 
 def all_tables() -> Tables:

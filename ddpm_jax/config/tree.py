@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, get_type_hints
 
 from absl import logging
 from ml_collections import ConfigDict, config_dict
 
 from ddpm_jax.bounds import describe
-from ddpm_jax.config.entries import PLUGIN, find_entry, find_function
+from ddpm_jax.config.entries import find_entry, find_function
+from ddpm_jax.config.plugins import PLUGIN, home, import_plugin, plugins_of, refuse_untrusted
 from ddpm_jax.config.settings import CLASSES, Choice, Config, checked, converted, settings
 from ddpm_jax.config.signatures import RESERVED, keywords, kind, show
 from ddpm_jax.config.tables import Group, Tables, all_tables
@@ -105,7 +107,7 @@ def read_settings(
       for choice in value if isinstance(value, tuple) else (value,):
         choose(tables.options[place], choice, field)
     if place in tables.factors and value is not None:
-      find_entry(value, tables.factors[place], field)
+      find_entry(value, tables.factors[place], field, tables.trusted)
   return found
 
 
@@ -147,9 +149,8 @@ def read_choice(
   name = branch.get('name')
   if not name:
     raise InputError(f'{where}.name: unset; choose one of {", ".join(row.table)}')
-  function = find_function(
-    converted(name, str, f'{where}.name'), row.table, f'{where}.name', row.fallback
-  )
+  name = converted(name, str, f'{where}.name')
+  function = find_function(name, row.table, f'{where}.name', row.fallback, tables.trusted)
   given = {key: value for key, value in branch.items() if value is not None and key not in own}
   given |= {f'args.{key}': value for key, value in (branch.get('args') or {}).items()}
   takes = {key: each.annotation for key, each in keywords(function, row.supplied).items()}
@@ -259,22 +260,60 @@ def to_json(config: Config) -> dict[str, Any]:
   return tree
 
 
-def from_json(tree: Mapping[str, Any], tables: Tables | None = None) -> Config:
-  """The config that `to_json` wrote, checked anew; raises InputError as `from_config_dict`."""
+def from_json(
+  tree: Mapping[str, Any], tables: Tables | None = None, plugins: Collection[str] = ()
+) -> Config:
+  """The config that `to_json` wrote, checked anew.
+
+  Args:
+    tree: of a file, so that a stranger may have written it.
+    tables: where names are looked up.
+    plugins: the modules whose functions it may name besides; no other is imported.
+
+  Raises:
+    InputError: it names others, or as `from_config_dict`.
+  """
+  tables = (tables or all_tables())._replace(trusted=plugins)
+  named = {f'config.{place}': name for place, name in plugins_of(tree, tables).items()}
+  refuse_untrusted(named, plugins)
   return from_config_dict(tree, tables=tables)
 
 
-def same_experiment(a: Config, b: Config) -> list[str]:
-  """The settings by which two configs are different experiments; none: one resumes the other.
+def plain_group(tree: Mapping[str, Any], group: str) -> Any:
+  """A group without a choice, as Training, of `to_json`'s tree; nothing else there is looked up."""
+  branch = tree.get(group, {})
+  if not isinstance(branch, Mapping):
+    raise InputError(f'config.{group}: {branch!r} is no group of settings')
+  return read_plain(group, branch, frozenset(), all_tables())
 
-  What may differ on resuming (RESUMABLE) doesn't count.
+
+def modules_of(config: Config) -> tuple[str, ...]:
+  """The modules that a person trusts who gives this config: its plug-ins', and their functions'."""
+  found = plugins_of(to_json(config), all_tables())
+  homes = (home(import_plugin(name, f'config.{place}')) for place, name in found.items())
+  return tuple(sorted({*homes, *(name.split(':')[0] for name in found.values())}))
+
+
+def differing(
+  a: Mapping[str, Any], b: Mapping[str, Any], free: Collection[str] = RESUMABLE
+) -> list[str]:
+  """The settings outside of `free` by which two trees of `to_json` differ.
+
+  By those outside of RESUMABLE they are different experiments, and neither resumes the other. A
+  setting that a tree of an earlier version lacks has its default. What they name is not looked up.
   """
-  left, right = dict(leaves(to_json(a))), dict(leaves(to_json(b)))
+  defaults = {'seed': settings(Config)['seed'].default} | {
+    f'{group}.{name}': field.default
+    for group, cls in CLASSES.items()
+    for name, field in settings(cls).items()
+  }
+  # By way of JSON, where tuples are lists.
+  left, right = (json.loads(json.dumps({**defaults, **dict(leaves(tree))})) for tree in (a, b))
   return [
     field
     for field in {**left, **right}
     if (field in left, left.get(field)) != (field in right, right.get(field))
-    and not any(f'{field}.'.startswith(f'{free}.') for free in RESUMABLE)
+    and not any(f'{field}.'.startswith(f'{name}.') for name in free)
   ]
 
 

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import difflib
 import io
+import json
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+from etils import epath
 
 from ddpm_jax.data import pictures
 from ddpm_jax.data.dataset import Dataset, Decoded, held_out
 from ddpm_jax.data.image_folder import Side, check_size
 from ddpm_jax.errors import InputError
+
+# Under which a features.json names Python classes.
+_CLASSES = ('type', 'pythonClassName', 'python_class_name')
 
 
 def tfds(
@@ -84,19 +90,52 @@ def _find(name: str, data_dir: str | None):
   """The set's builder, made from its files: none of the set's own code is run."""
   import tensorflow_datasets
 
+  core = tensorflow_datasets.core
   for folder in data_dirs(data_dir):
     try:
-      return tensorflow_datasets.core.read_only_builder.builder_from_files(name, data_dir=folder)
-    except tensorflow_datasets.core.DatasetNotFoundError:
-      continue
+      # builder_from_files in two halves: what is found is checked before it is read.
+      with core.utils.error_utils.record_error_context():
+        found = core.read_only_builder._find_builder_dir(name, data_dir=folder)
     except ValueError:
       break  # not even of the form of a name
+    if found is not None:
+      _check_classes(found / 'features.json', name)
+      return core.read_only_builder.builder_from_directory(found)
   check_name(name)
   option = f' --data_dir={data_dir}' if data_dir else ''
   raise InputError(
     f"config.dataset.name: '{name}' is not prepared in {' or '.join(data_dirs(data_dir))}; "
     f'prepare it with: python -m ddpm_jax.data.prepare {name}{option}'
   )
+
+
+def _check_classes(path: epath.Path, name: str) -> None:
+  """Raises InputError where a set has features that are not TFDS's own.
+
+  TFDS would import the modules that its files name for them, whoever wrote those.
+  """
+  for cls in _classes(_content(path)):
+    if not cls.startswith('tensorflow_datasets.'):
+      raise InputError(
+        f"config.dataset.name: '{name}' has a feature of {cls}, which is not TFDS's own ({path})"
+      )
+
+
+def _content(path: epath.Path) -> Any:
+  """What a file of JSON holds; None where it cannot be read, of which TFDS itself complains."""
+  try:
+    return json.loads(path.read_text())
+  except (OSError, ValueError):
+    return None
+
+
+def _classes(tree: Any) -> Iterator[str]:
+  """The Python classes in a features.json."""
+  if isinstance(tree, dict):
+    yield from (tree[key] for key in _CLASSES if isinstance(tree.get(key), str))
+  if isinstance(tree, (dict, list)):
+    for child in tree.values() if isinstance(tree, dict) else tree:
+      yield from _classes(child)
 
 
 def _features(builder, name: str, image_size: int | None):

@@ -51,12 +51,12 @@ def check_training(experiment: Experiment) -> None:
   warn_unstable(experiment)
 
 
-def rate_jump(config: Config, before: Config, step: int) -> str | None:
+def rate_jump(config: Config, before: int, step: int) -> str | None:
   """What to say where a run that goes on with another number of steps changes its learning rate.
 
   Args:
     config: of the run that goes on.
-    before: the same run's until now.
+    before: the same run's config.training.num_steps until now.
     step: the number of updates made.
 
   Returns:
@@ -65,13 +65,13 @@ def rate_jump(config: Config, before: Config, step: int) -> str | None:
   ours = config.optimizer
   new, old = (
     optimizers.learning_rate(ours.lr_schedule, ours.learning_rate, ours.warmup_steps, num_steps)
-    for num_steps in (config.training.num_steps, before.training.num_steps)
+    for num_steps in (config.training.num_steps, before)
   )
   if np.isclose(new(step), old(step), rtol=1e-3, atol=0):
     return None
   return (
     f"config.optimizer.lr_schedule: '{ours.lr_schedule}' runs over config.training.num_steps, "
-    f'which was {before.training.num_steps} and is {config.training.num_steps}: the learning rate '
+    f'which was {before} and is {config.training.num_steps}: the learning rate '
     f'jumps from {float(old(step - 1)):.3g} to {float(new(step)):.3g}; to choose it, train another '
     'run from this one with config.training.init_from and config.optimizer.learning_rate'
   )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ import numpy as np
 from etils import epath
 
 from ddpm_jax import data
-from ddpm_jax.config import Config
+from ddpm_jax.config import Config, plain_group, plugin_sources
 from ddpm_jax.errors import Failed, Interrupted
 from ddpm_jax.training import hosts
 from ddpm_jax.training.checkpoint import Checkpoints, folder_of
@@ -35,11 +35,16 @@ Advance = Callable[[TrainState, Iterator[Batch], int], tuple[TrainState, Any]]
 AHEAD = 8
 
 
-def train(config: Config, workdir: str | os.PathLike[str]) -> None:
+def train(config: Config, workdir: str | os.PathLike[str], plugins: Collection[str] = ()) -> None:
   """Trains an experiment in its folder, going on from the newest checkpoint there.
 
   A run that was interrupted, even by kill -9, and started again ends with the same parameters and
   metrics, bit for bit, as one that was not (on a GPU under training.deterministic).
+
+  Args:
+    config: the experiment.
+    workdir: its folder.
+    plugins: modules whose functions the run of `training.init_from` may name; see `load_run`.
 
   Raises:
     InputError: the config, the data or the folder is not fit for it; nothing is overwritten.
@@ -47,11 +52,13 @@ def train(config: Config, workdir: str | os.PathLike[str]) -> None:
     Failed: losses stay infinite, the disk is full or another host has gone; what was saved stays.
   """
   with hosts.lost_hosts(), full_disk(workdir):
-    for _ in steps(config, workdir):
+    for _ in steps(config, workdir, plugins):
       pass
 
 
-def steps(config: Config, workdir: str | os.PathLike[str]) -> Generator[tuple[int, TrainState]]:
+def steps(
+  config: Config, workdir: str | os.PathLike[str], plugins: Collection[str] = ()
+) -> Generator[tuple[int, TrainState]]:
   """`train`, call by call: yields the step reached and its state, which the next call donates."""
   workdir = pathlib.Path(workdir)
   folder = folder_of(workdir, config.checkpoint.folder)
@@ -60,18 +67,21 @@ def steps(config: Config, workdir: str | os.PathLike[str]) -> Generator[tuple[in
     with hosts.together():
       refuse_foreign(workdir, config)  # again: another may have trained there until now
     with Checkpoints(folder, config.checkpoint.keep) as checkpoints:
-      yield from advance_all(experiment, checkpoints, workdir)
+      yield from advance_all(experiment, checkpoints, workdir, plugins)
 
 
 def advance_all(
-  experiment: Experiment, checkpoints: Checkpoints, workdir: pathlib.Path
+  experiment: Experiment,
+  checkpoints: Checkpoints,
+  workdir: pathlib.Path,
+  plugins: Collection[str] = (),
 ) -> Generator[tuple[int, TrainState]]:
   """Goes on from the newest checkpoint to the last step."""
   config, num_steps = experiment.config, experiment.config.training.num_steps
   parallel = PARALLEL[config.parallel.mode](all_devices())
   advance = make_advance(experiment, parallel)
   batches = read_ahead(experiment)
-  state, window = begin(experiment, parallel, checkpoints, batches)
+  state, window = begin(experiment, parallel, checkpoints, batches, plugins)
   step = saved = int(state.step)
   if step >= num_steps:
     hosts.say(f'{workdir}: already finished at step {step} of {num_steps}')
@@ -150,7 +160,8 @@ def tell_begun(experiment: Experiment, workdir: pathlib.Path, step: int) -> None
     return
   hosts.say(f'{workdir}: going on from step {step}')
   if (workdir / 'config.json').exists():
-    jump = rate_jump(experiment.config, read_record(workdir)[0], step)
+    before = plain_group(read_record(workdir)['config'], 'training').num_steps
+    jump = rate_jump(experiment.config, before, step)
     if jump:
       hosts.say(f'{workdir}: {jump}')
 
@@ -165,7 +176,8 @@ def fit(config: Config, workdir: pathlib.Path, folder: epath.Path) -> Experiment
     refuse_foreign(workdir, config)
     experiment = build(config)
     check_training(experiment)
-  hosts.agree(config, folder, examples=len(experiment.dataset.train))
+  facts = {'examples': len(experiment.dataset.train), 'plugins': plugin_sources(config)}
+  hosts.agree(config, folder, **facts)
   check_batch_size(config.dataset.batch_size, jax.device_count(), config.parallel.microbatches)
   with hosts.together():
     check_disk(workdir, folder, experiment)
@@ -188,7 +200,11 @@ def make_advance(experiment: Experiment, parallel: Parallel) -> Advance:
 
 
 def begin(
-  experiment: Experiment, parallel: Parallel, checkpoints: Checkpoints, batches: data.Ahead
+  experiment: Experiment,
+  parallel: Parallel,
+  checkpoints: Checkpoints,
+  batches: data.Ahead,
+  plugins: Collection[str] = (),
 ) -> tuple[TrainState, Window]:
   """The newest checkpoint's state, on the devices, and its position in the data; or a new run's."""
   newest = checkpoints.latest_step()
@@ -199,7 +215,7 @@ def begin(
       raise checkpoints.damaged(newest, 'its record is not one that training writes')
     batches.set_state(record['data'])
     return parallel.place_state(state), Window(record['window'])
-  teacher = initial_params(experiment)
+  teacher = initial_params(experiment, plugins)
   if teacher is None:
     return parallel.create(lambda: new_state(experiment)), Window()
   return parallel.place_state(new_state(experiment, teacher)), Window()

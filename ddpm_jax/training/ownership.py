@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import filelock
 from etils import epath
 
-from ddpm_jax.config import Config, same_experiment
+from ddpm_jax.config import RESUMABLE, Config, differing, plain_group, to_json
 from ddpm_jax.errors import InputError
 from ddpm_jax.training import hosts
 from ddpm_jax.training.checkpoint import folder_of, whole_steps
-from ddpm_jax.training.run import read_record
+from ddpm_jax.training.run import changed_plugins, read_record
 
 LOCK = '.lock'
 
@@ -67,9 +68,10 @@ def refuse_foreign(workdir: pathlib.Path, config: Config) -> None:
   """Lets a run into its own folder or one that is nobody's.
 
   Raises:
-    InputError: the folder holds another experiment, or files that no config.json explains.
+    InputError: the folder holds another experiment, one of other code, or files that no config.json
+      explains.
   """
-  recorded = read_record(workdir)[0] if (workdir / 'config.json').exists() else None
+  recorded = read_record(workdir) if (workdir / 'config.json').exists() else None
   found = belongings(workdir, recorded)
   if not found:
     return
@@ -78,18 +80,24 @@ def refuse_foreign(workdir: pathlib.Path, config: Config) -> None:
       f'{workdir}: holds {", ".join(found)} but no config.json to say of what; '
       'give another --workdir'
     )
-  differ = same_experiment(recorded, config)
+  differ = differing(recorded['config'], to_json(config))
   if differ:
     names = ', '.join(f'config.{name}' for name in differ)
     raise InputError(
       f'{workdir}: holds another experiment, which differs in {names}; give another --workdir'
     )
+  if changed := changed_plugins(recorded, config, RESUMABLE):
+    raise InputError(
+      f'{workdir}: holds a run of other code: {", ".join(changed)} has changed since; '
+      'restore it, or give another --workdir'
+    )
 
 
-def belongings(workdir: pathlib.Path, recorded: Config | None) -> list[str]:
-  """What there is to lose in a run's folder, and where its config keeps the checkpoints."""
+def belongings(workdir: pathlib.Path, recorded: Mapping[str, Any] | None) -> list[str]:
+  """What there is to lose in a run's folder, and where its record keeps the checkpoints."""
   metrics, samples = workdir / 'metrics.jsonl', workdir / 'samples'
-  checkpoints = folder_of(workdir, recorded.checkpoint.folder if recorded else None)
+  folder = plain_group(recorded['config'], 'checkpoint').folder if recorded else None
+  checkpoints = folder_of(workdir, folder)
   present = {
     'metrics.jsonl': metrics.exists() and metrics.stat().st_size > 0,
     'checkpoints': bool(whole_steps(checkpoints)),

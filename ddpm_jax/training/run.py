@@ -6,14 +6,23 @@ import dataclasses
 import json
 import os
 import pathlib
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from jax import Array
 
 from ddpm_jax import data
-from ddpm_jax.config import Config, from_json, provenance, to_json
+from ddpm_jax.config import (
+  Config,
+  from_json,
+  modules_of,
+  plugin_sources,
+  provenance,
+  to_json,
+)
 from ddpm_jax.diffusion import Parameterization, Schedule
 from ddpm_jax.diffusion.parameterization import Denoiser, Network
 from ddpm_jax.diffusion.schedules import parameters
@@ -27,6 +36,7 @@ from ddpm_jax.training.experiment import Experiment
 
 Path = str | os.PathLike[str]
 
+FORMAT = 1  # of config.json
 SHAPE = ('name', 'image_shape', 'num_levels', 'num_classes', 'classes')
 
 
@@ -73,19 +83,26 @@ class Run:
     return experiments.denoiser(self.experiment, self.params, cond or {})
 
 
-def load_run(workdir: Path, step: int | None = None, ema: bool = True) -> Run:
+def load_run(
+  workdir: Path, step: int | None = None, ema: bool = True, plugins: Collection[str] = ()
+) -> Run:
   """Loads a trained network; its data need not be there.
 
   Args:
     workdir: the run's folder.
     step: of the checkpoint; None is the newest.
     ema: the averaged parameters, or those of the last step.
+    plugins: the modules whose functions the run's config may name, as ('my_losses',): a folder is
+      data, and no code is run that you don't name.
 
   Raises:
-    InputError: there is no run, no such checkpoint, or it cannot be read.
+    InputError: there is no run, no such checkpoint, it cannot be read, or it needs other plug-ins.
   """
   workdir = pathlib.Path(workdir)
-  config, shape = read_record(workdir)
+  record = read_record(workdir)
+  config, shape = read_config(workdir, record, plugins), record['data']
+  if changed := changed_plugins(record, config):
+    logging.warning('%s: the code of %s has changed since training', workdir, ', '.join(changed))
   pixels = np.zeros((0, *shape['image_shape']), np.uint8)
   empty = data.Arrays(pixels, np.zeros(0, np.int32))
   experiment = experiments.build(config, data.Dataset(train=empty, test=empty, **shape))
@@ -113,8 +130,10 @@ def load_params(
   return step, next(iter(part['ema'].values())) if ema else part['params']
 
 
-def read_record(workdir: pathlib.Path) -> tuple[Config, dict[str, Any]]:
-  """The config in config.json, and the shape of the data.
+def read_record(workdir: pathlib.Path) -> dict[str, Any]:
+  """What config.json says: its 'config' as JSON, the shape of the 'data', and its 'provenance'.
+
+  Nothing that it names is looked up.
 
   Raises:
     InputError: there is none, or it cannot be read.
@@ -122,7 +141,10 @@ def read_record(workdir: pathlib.Path) -> tuple[Config, dict[str, Any]]:
   path = workdir / 'config.json'
   try:
     record = json.loads(path.read_text())
-    return from_json(record['config']), read_shape(record['data'])
+    if record.get('format', FORMAT) > FORMAT:
+      raise InputError('was written by a later version of ddpm_jax; read it with that')
+    known = {'config': dict(record['config']), 'data': read_shape(record['data'])}
+    return known | {'provenance': dict(record.get('provenance', {}))}
   except FileNotFoundError:
     raise InputError(
       f'{workdir}: not the folder of a run (it has no config.json); make one by '
@@ -163,19 +185,46 @@ def read_classes(classes: Any, num_classes: int | None) -> tuple[int, ...] | Non
   return tuple(classes)
 
 
+def read_config(
+  workdir: pathlib.Path, record: Mapping[str, Any], plugins: Collection[str]
+) -> Config:
+  """The config in a record; raises InputError as `from_json`."""
+  try:
+    return from_json(record['config'], plugins=plugins)
+  except InputError as error:
+    raise InputError(f'{workdir / "config.json"}: {error}') from error
+
+
+def changed_plugins(
+  record: Mapping[str, Any], config: Config, free: Collection[str] = ()
+) -> list[str]:
+  """The modules behind a config's plug-ins that are not as in the record, if that says how.
+
+  Those of the settings `free` may be others.
+  """
+  before = record['provenance'].get('plugins')
+  if not isinstance(before, Mapping):
+    return []
+  now = plugin_sources(config, free).items()
+  return [name for name, digest in now if before.get(name) != digest]
+
+
 def write_record(workdir: pathlib.Path, experiment: Experiment) -> None:
   """Writes config.json: the config, the shape of the data, the code and the machine."""
   record = {
+    'format': FORMAT,
     'config': to_json(experiment.config),
     'data': {name: getattr(experiment.dataset, name) for name in SHAPE},
-    'provenance': provenance(),
+    'provenance': provenance() | {'plugins': plugin_sources(experiment.config)},
   }
   with whole(workdir / 'config.json') as part:
     part.write_text(json.dumps(record, indent=2) + '\n')
 
 
-def initial_params(experiment: Experiment) -> dict[str, Any] | None:
+def initial_params(experiment: Experiment, plugins: Collection[str] = ()) -> dict[str, Any] | None:
   """{'network', 'schedule'} averaged, of the run `training.init_from` names; None where unset.
+
+  That run may name functions of the modules `plugins` and of those that this experiment names.
 
   Raises:
     InputError: that run has no checkpoint, its parameters have other shapes, or the loss cannot
@@ -185,7 +234,7 @@ def initial_params(experiment: Experiment) -> dict[str, Any] | None:
   if source is None:
     return None
   try:
-    run = load_run(source)
+    run = load_run(source, plugins=(*plugins, *modules_of(experiment.config)))
     _, params = load_params(run.experiment, pathlib.Path(source))
   except InputError as error:
     raise InputError(f'config.training.init_from: {error}') from error

@@ -1,6 +1,8 @@
 """The runner on cells of a few steps: the same table however it was stopped, mistakes in a line."""
 
 import csv
+import dataclasses
+import importlib
 import io
 import json
 import os
@@ -20,13 +22,15 @@ from ddpm_jax.ablation import cell as cell_module
 from ddpm_jax.ablation import figures as plots
 from ddpm_jax.ablation import grid, metrics, runners, vary
 from ddpm_jax.ablation.page import make_page
-from ddpm_jax.ablation.plan import load_plan, make_plan, save_plan
+from ddpm_jax.ablation.plan import load_plan, make_plan, refuse_stale, save_plan
 from ddpm_jax.ablation.results import make_figures, read_finished, write_csv
 from ddpm_jax.ablation.runners import LOG, Outcome, here, lines, pinned, shared, workers
 from ddpm_jax.ablation.table import make_table
 from ddpm_jax.config import from_config_dict, from_json, to_json
 from ddpm_jax.errors import InputError
 from ddpm_jax.evaluation import report
+from ddpm_jax.training import build
+from ddpm_jax.training.run import write_record
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -223,7 +227,7 @@ def test_killed_and_started_again_is_the_same_table_bit_for_bit(folder, whole):
     text=True,
   )
   assert killed.returncode == -9, killed.stderr
-  plan = load_plan(folder / 'killed')
+  plan = load_plan(folder / 'killed', ('tiny',))
   missing = [one for one in plan.cells if not one.done]
   assert [one.name for one in missing] == ['01-v/seed_0']
   assert (missing[0].folder / 'checkpoints' / '2').exists()
@@ -348,7 +352,66 @@ def test_a_tampered_sweep_is_named(empty, field):
   path = empty.workdir / 'sweep.json'
   path.write_text(json.dumps(json.loads(path.read_text()) | {field: '<b>'}))
   with pytest.raises(InputError, match=r'sweep\.json: cannot be read'):
-    load_plan(empty.workdir)
+    load_plan(empty.workdir, ('tiny',))
+
+
+OWN = 'import pathlib\npathlib.Path({!r}).touch()\ndef weight(schedule, t):\n  return {}\n'
+
+
+@pytest.fixture
+def own(folder, tmp_path, monkeypatch):
+  """The plan of a sweep over a plug-in of one's own, written anew, and the file that it makes."""
+  monkeypatch.syspath_prepend(tmp_path)
+  mark = tmp_path / 'MARK'
+
+  def plan(value):
+    (tmp_path / 'own_weights.py').write_text(OWN.format(str(mark), value))
+    importlib.invalidate_caches()
+    sys.modules.pop('own_weights', None)
+    sweep = vary('loss.weight', 'own_weights:weight', 'simple')
+    return make_plan(tmp_path / 'own', sweep, configure(folder), seeds=1)
+
+  yield plan, mark
+  sys.modules.pop('own_weights', None)
+
+
+def test_what_other_code_has_trained_is_not_shown_as_what_this_code_does(own):
+  plan, _ = own
+  before = plan(1.0)
+  save_plan(before)
+  for cell in before.cells:
+    write_record(cell.folder, build(cell.config))
+    write_result(cell, '{"steps": 4, "metrics": {"mmd": 1}}')
+  save_plan(before)
+  save_plan(plan('1.0  # a comment'))
+  after = plan(2.0)
+  with pytest.raises(InputError) as error:
+    save_plan(after)
+  assert str(error.value) == (
+    f'{after.workdir}: the code of own_weights has changed since cells were trained by it, '
+    '00-weight=own_weights_weight/seed_0; restore it, remove their folders in '
+    f'{after.workdir}/cells to train them anew, or give another --workdir'
+  )
+  continued = load_plan(after.workdir, ('tiny', 'own_weights'))
+  with pytest.raises(InputError, match='the code of own_weights has changed'):
+    refuse_stale(continued)
+  (after.cells[0].folder / 'config.json').unlink()
+  save_plan(after)
+
+
+def test_a_sweep_in_a_folder_brings_in_no_code_of_its_own(own, empty):
+  plan, mark = own
+  saved = plan(1.0)
+  save_plan(saved)
+  assert lines(saved, saved.cells)[0].endswith('--plugins=own_weights,tiny')
+  mark.unlink()
+  sys.modules.pop('own_weights')
+  with pytest.raises(InputError, match=r'sweep\.json: needs code .*give --plugins=own_weights '):
+    load_plan(saved.workdir, ('tiny',))
+  with pytest.raises(InputError, match='differs in its variants: weight=own_weights:weight; weight=simple'):
+    save_plan(dataclasses.replace(empty, workdir=saved.workdir))
+  assert not mark.exists()
+  assert load_plan(saved.workdir, ('tiny', 'own_weights')) == saved and mark.exists()
 
 
 def test_a_label_in_brackets_is_shown_on_the_terminal(empty):
@@ -502,8 +565,8 @@ def test_a_device_each(monkeypatch):
 
 def test_the_printed_commands_are_the_cells(empty):
   for cell, line in zip(empty.cells, lines(empty, empty.cells), strict=True):
-    assert line.endswith(f'--workdir={empty.workdir} --cell={cell.name}')
-    assert load_plan(empty.workdir).cell(cell.name) == cell
+    assert line.endswith(f'--workdir={empty.workdir} --cell={cell.name} --plugins=tiny')
+    assert load_plan(empty.workdir, ('tiny',)).cell(cell.name) == cell
 
 
 def test_slurm_without_submitit_says_what_to_install(empty, monkeypatch):
@@ -531,10 +594,10 @@ def test_slurm_gets_one_array_of_the_commands(empty, monkeypatch, tmp_path):
 def test_a_plan_survives_its_file(folder, tmp_path):
   sweep = grid(vary('model.name', 'tiny:Net'), vary('model.args', {'width': 3}, {'width': 4}))
   plan = planned(folder, tmp_path / 'sweep', sweep, budget='64examples')
-  assert load_plan(plan.workdir) == plan
+  assert load_plan(plan.workdir, ('tiny',)) == plan
   assert {config.training.num_steps for config in plan.configs} == {4}
   assert len({cell.folder for cell in plan.cells}) == 4
-  assert all(from_json(to_json(config)) == config for config in plan.configs)
+  assert all(from_json(to_json(config), plugins=('tiny',)) == config for config in plan.configs)
 
 
 def test_the_pace_is_measured_once(folder, tmp_path, monkeypatch):

@@ -1,3 +1,4 @@
+import json
 import sys
 import time
 
@@ -81,6 +82,29 @@ def test_a_set_without_a_train_split_is_refused(write_tfds, pictures):
   data_dir = write_tfds('tiny', (6, 6, 3), {'test': pictures(3)})
   with pytest.raises(InputError, match=r"'tiny' has no split 'train', only test"):
     load('tiny', data_dir=str(data_dir))
+
+
+@pytest.mark.parametrize('name', ['tiny', 'Tiny', 'tiny:1.0.0', 'tiny:1.*.*'])
+@pytest.mark.parametrize('key', ['pythonClassName', 'python_class_name', 'type'])
+def test_a_set_whose_files_name_other_code_is_refused_and_does_not_run_it(
+  write_tfds, pictures, monkeypatch, tmp_path, key, name
+):
+  data_dir = write_tfds('tiny', (6, 6, 3), {'train': pictures(3)})
+  (tmp_path / 'payload.py').write_text(f'open({str(tmp_path / "IMPORTED")!r}, "w")')
+  monkeypatch.syspath_prepend(tmp_path)
+  path = data_dir / 'tiny' / '1.0.0' / 'features.json'
+  tree = json.loads(path.read_text())
+  image = tree['featuresDict']['features']['image']
+  del image['pythonClassName']
+  image[key] = 'payload.Image'
+  if key == 'type':  # as TFDS used to write them
+    tree = {key: 'payload.Image', 'content': {}}
+  path.write_text(json.dumps(tree))
+  with pytest.raises(
+    InputError, match=r"'[tT]iny\S* has a feature of payload\.Image, which is not"
+  ):
+    load(name, data_dir=str(data_dir))
+  assert not (tmp_path / 'IMPORTED').exists()
 
 
 def test_preparing_without_tensorflow_says_what_to_install(monkeypatch, tmp_path, capsys):

@@ -53,7 +53,9 @@ def test_a_learned_schedule_trains_and_is_loaded_with_the_run(tmp_path):
   config = tiny(**settings)
   train(config, tmp_path)
   fresh = parameters(build(config).schedule)
-  averaged, last = (parameters(load_run(tmp_path, ema=ema).schedule) for ema in (True, False))
+  averaged, last = (
+    parameters(load_run(tmp_path, ema=ema, plugins=('tiny',)).schedule) for ema in (True, False)
+  )
   for name, leaf in fresh.items():
     way, lag = np.abs(last[name] - leaf), np.abs(averaged[name] - leaf)
     assert (way > 0).all(), name

@@ -1,4 +1,8 @@
+import importlib
 import json
+import logging
+import shutil
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +17,7 @@ from ddpm_jax.training import generate, load_run
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.checks import check_training
 from ddpm_jax.training.experiment import build, new_state
+from ddpm_jax.training.ownership import refuse_foreign
 from ddpm_jax.training.run import Run, check_teacher, initial_params, read_record, write_record
 
 
@@ -42,14 +47,14 @@ def same(one, two):
 )
 def test_the_parameters_asked_for_are_loaded(saved, arguments, step, by):
   workdir, state = saved
-  run = load_run(str(workdir), **arguments)
+  run = load_run(str(workdir), plugins=('tiny',), **arguments)
   assert run.step == step
   assert same(run.params, shifted(state.params['network'], by))
 
 
 def test_a_run_is_loaded_without_its_data(saved, monkeypatch):
   monkeypatch.setitem(data.DATASETS, 'digits', lambda: pytest.fail('the data was opened'))
-  run = load_run(saved[0])
+  run = load_run(saved[0], plugins=('tiny',))
   assert run.experiment.dataset.image_shape == (8, 8, 1)
   assert run.config == tiny()
 
@@ -65,7 +70,7 @@ def test_the_record_knows_which_classes_have_examples(tmp_path):
     tree = json.loads(record.read_text())
     tree['data'] |= changed
     record.write_text(json.dumps(tree))
-    return data.Dataset(train=empty, test=empty, **read_record(tmp_path)[1]).classes
+    return data.Dataset(train=empty, test=empty, **read_record(tmp_path)['data']).classes
 
   assert known() == (0, 2)
   # Records of before have none: all of them.
@@ -76,7 +81,7 @@ def test_the_record_knows_which_classes_have_examples(tmp_path):
 
 
 def test_the_denoiser_refuses_what_it_does_not_know(saved):
-  run = load_run(saved[0])
+  run = load_run(saved[0], plugins=('tiny',))
   with pytest.raises(InputError, match=r'^cond: label 11 is no class: there are 0 to 9'):
     run.denoiser({'label': np.array([0, 11])})
   denoiser = run.denoiser({'label': np.array([0, 10])})
@@ -86,7 +91,7 @@ def test_the_denoiser_refuses_what_it_does_not_know(saved):
 
 
 def test_the_denoiser_is_that_of_the_parameters(saved):
-  run = load_run(saved[0], ema=False)
+  run = load_run(saved[0], ema=False, plugins=('tiny',))
   cond = {'label': jnp.array([1, 2])}
   xt = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
   by_hand = make_denoiser(run.network, run.params, run.schedule, run.parameterization, cond)
@@ -94,7 +99,7 @@ def test_the_denoiser_is_that_of_the_parameters(saved):
 
 
 def test_a_sample_depends_on_its_own_key_and_label_alone(saved):
-  run = load_run(saved[0], ema=False)
+  run = load_run(saved[0], ema=False, plugins=('tiny',))
   draw = jax.jit(lambda cond, keys: generate(run.experiment, run.params, cond, keys))
   keys = jax.random.split(jax.random.key(1), 4)
   label = jnp.array([3, 1, 4, 1])
@@ -110,10 +115,120 @@ def test_what_is_not_there_is_said(saved, tmp_path):
   with pytest.raises(InputError, match='nowhere: not the folder of a run'):
     load_run(tmp_path / 'nowhere')
   with pytest.raises(InputError, match=r'no checkpoint of step 15; there are \[10, 20\]'):
-    load_run(workdir, step=15)
+    load_run(workdir, step=15, plugins=('tiny',))
   (tmp_path / 'config.json').write_text((workdir / 'config.json').read_text())
   with pytest.raises(InputError, match='holds no checkpoint yet'):
-    load_run(tmp_path)
+    load_run(tmp_path, plugins=('tiny',))
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+  """Rewrites `my_losses.py` beside a run's folder, and the run's record by the code there."""
+  monkeypatch.syspath_prepend(tmp_path)
+
+  def write(code, **settings):
+    (tmp_path / 'my_losses.py').write_text(code)
+    importlib.invalidate_caches()
+    sys.modules.pop('my_losses', None)
+    return tiny(**settings)
+
+  yield write
+  sys.modules.pop('my_losses', None)
+
+
+def weight(factor, comment=''):
+  return f'def weight(schedule, t):{comment}\n  return {factor}\n'
+
+
+def test_a_run_goes_on_by_the_code_that_it_began_with(written, tmp_path):
+  run, settings = tmp_path / 'run', {'loss.weight': 'my_losses:weight'}
+  config = written(weight(1.0), **settings)
+  write_record(run, build(config))
+  (run / 'metrics.jsonl').write_text('{"step": 1}\n')  # something to lose
+  refuse_foreign(run, config)
+  refuse_foreign(run, written(weight(1.0, '  # of every time alike'), **settings))
+  config = written(weight(2.0), **settings)
+  with pytest.raises(InputError) as error:
+    refuse_foreign(run, config)
+  assert str(error.value) == (
+    f'{run}: holds a run of other code: my_losses has changed since; restore it, or give another '
+    '--workdir'
+  )
+  record = json.loads((run / 'config.json').read_text())
+  assert set(record['provenance'].pop('plugins')) == {'my_losses', 'tiny'}
+  (run / 'config.json').write_text(json.dumps(record))
+  refuse_foreign(run, config)  # Nothing is known of the code of a run from before.
+
+
+def test_other_code_of_the_sampler_does_not_keep_a_run_from_going_on(written, tmp_path):
+  sampler = 'from ddpm_jax.samplers import ddim as mine\n'
+  settings = {'sampler.name': 'my_losses:mine', 'sampler.num_steps': 2}
+  write_record(tmp_path / 'run', build(written(sampler, **settings)))
+  (tmp_path / 'run' / 'metrics.jsonl').write_text('{"step": 1}\n')
+  refuse_foreign(tmp_path / 'run', written(sampler + 'more = 1\n', **settings))
+
+
+def test_a_run_whose_code_has_changed_is_loaded_with_a_word(saved, written, tmp_path, caplog):
+  shutil.copytree(saved[0], tmp_path / 'run')
+  settings, plugins = {'loss.weight': 'my_losses:weight'}, ('tiny', 'my_losses')
+  write_record(tmp_path / 'run', build(written(weight(1.0), **settings)))
+  with caplog.at_level(logging.WARNING, logger='absl'):
+    load_run(tmp_path / 'run', plugins=plugins)
+    assert not caplog.records
+    written(weight(2.0), **settings)
+    load_run(tmp_path / 'run', plugins=plugins)
+  (record,) = caplog.records
+  assert record.getMessage().endswith('run: the code of my_losses has changed since training')
+
+
+def spoil(workdir, group, **settings):
+  """Puts other settings into the record of a run."""
+  record = json.loads((workdir / 'config.json').read_text())
+  record['config'][group] |= settings
+  (workdir / 'config.json').write_text(json.dumps(record))
+
+
+PAYLOAD = 'open({!r}, "w")\ndef weight(schedule, t):\n  return 1.0\n'
+
+
+def test_what_a_folder_names_is_neither_imported_to_compare_nor_to_load_it(
+  saved, written, tmp_path
+):
+  run, mark = tmp_path / 'run', tmp_path / 'MARK'
+  shutil.copytree(saved[0], run)
+  spoil(run, 'loss', weight='my_losses:weight')
+  (tmp_path / 'my_losses.py').write_text(PAYLOAD.format(str(mark)))
+  with pytest.raises(InputError, match='run: holds another experiment, .* in config.loss.weight;'):
+    refuse_foreign(run, tiny())
+  with pytest.raises(InputError, match=r"config.json: needs code .*'my_losses:weight' \(config.lo"):
+    load_run(run, plugins=('tiny',))
+  with pytest.raises(InputError, match='config.training.init_from: .*--plugins=my_losses'):
+    initial_params(build(tiny(**{'training.init_from': str(run)})))
+  assert not mark.exists()
+  own = build(tiny(**{'training.init_from': str(run)}))
+  assert initial_params(own, plugins=('my_losses',)) and mark.exists()
+
+
+def test_a_teacher_may_name_what_its_student_names(saved, written, tmp_path):
+  run = tmp_path / 'run'
+  shutil.copytree(saved[0], run)
+  spoil(run, 'loss', weight='my_losses:weight')
+  settings = {'training.init_from': str(run), 'loss.time_law': 'my_losses:law'}
+  law = 'from ddpm_jax.losses.time_laws import uniform as law\n'
+  assert initial_params(build(written(weight(1.0) + law, **settings)))
+
+
+def test_a_later_format_is_named_and_none_is_of_today(saved, tmp_path):
+  run = tmp_path / 'run'
+  shutil.copytree(saved[0], run)
+  record = json.loads((run / 'config.json').read_text())
+  for version, message in ((2, 'written by a later version'), ('1', 'cannot be read')):
+    (run / 'config.json').write_text(json.dumps(record | {'format': version}))
+    with pytest.raises(InputError, match=f'config.json: .*{message}'):
+      load_run(run, plugins=('tiny',))
+  assert record.pop('format') == 1
+  (run / 'config.json').write_text(json.dumps(record))
+  assert load_run(run, plugins=('tiny',)).step == 20
 
 
 DEEP = '[' * 100_000 + ']' * 100_000
