@@ -13,7 +13,7 @@ import functools
 import math
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import rich
@@ -84,7 +84,8 @@ def main() -> None:
   title = f'{experiment.dataset.name}, step {run.step}, averaged parameters: {samples}'
   rich.print(report.make_table(title, figures))
   print(report.notes(figures))
-  print('\n'.join(map(str, [*pictures(file, workdir), path])))
+  others = ('samples_unguided',) if len(figures['samples']) > 1 else ('reconstructions',)
+  print('\n'.join(map(str, [*pictures(file, workdir, others), path])))
   print(f'reported in {time.monotonic() - start:.0f} s')
 
 
@@ -101,11 +102,13 @@ def parts(
   yield 'baselines', report.baseline_figures(experiment.dataset)
 
 
-def pictures(file: pathlib.Path, workdir: pathlib.Path) -> list[pathlib.Path]:
-  """Those that there are of what the report is of."""
+def pictures(
+  file: pathlib.Path, workdir: pathlib.Path, others: Sequence[str]
+) -> list[pathlib.Path]:
+  """Those that there are: of the samples in the file, and others of the run."""
   drawn = file.parent / 'samples' / f'{file.stem}.png'
-  others = (workdir / 'samples' / f'{name}.png' for name in ('samples_unguided', 'reconstructions'))
-  return [path for path in (drawn, *others) if path.exists()]
+  beside = (workdir / 'samples' / f'{name}.png' for name in others)
+  return [path for path in (drawn, *beside) if path.exists()]
 
 
 def current_samples(file: pathlib.Path, workdir: pathlib.Path, run: Run) -> Samples:
