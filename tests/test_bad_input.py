@@ -301,7 +301,8 @@ def test_a_state_or_a_batch_beyond_the_memory_is_refused(monkeypatch):
 def works(experiment):
   """Whether a step changes the parameters to finite ones, of which samples are finite."""
   step = jax.jit(make_step(experiment, PARALLEL['jit'](jax.devices()[:1])))
-  state, metrics = step(new_state(experiment), experiment.dataset.train[np.arange(8)])
+  batch = {**experiment.dataset.train[np.arange(8)], 'index': np.arange(8)}
+  state, metrics = step(new_state(experiment), batch)
   told = {} if experiment.dataset.num_classes is None else {'label': jnp.arange(2)}
   keys = example_keys(jax.random.key(0), jnp.arange(2))
   images = generate(experiment, state.params['network'], told, keys)
@@ -315,7 +316,7 @@ def ends(field, entry):
     return []
   function, supplied = TABLES.groups[entry[0]].table[entry[1]], TABLES.groups[entry[0]].supplied
   hint = keywords(function, supplied)[field.partition('.')[2]].annotation
-  found = [float(end) for end in re.findall(r'-?[\d.e+-]+', describe(hint))]
+  found = [float(end) for end in re.findall(r'-?\d[\d.e+-]*', describe(hint))]
   return found if float in alternatives(hint) else []
 
 
