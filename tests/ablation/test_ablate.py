@@ -408,7 +408,9 @@ def test_a_sweep_in_a_folder_brings_in_no_code_of_its_own(own, empty):
   sys.modules.pop('own_weights')
   with pytest.raises(InputError, match=r'sweep\.json: needs code .*give --plugins=own_weights '):
     load_plan(saved.workdir, ('tiny',))
-  with pytest.raises(InputError, match='differs in its variants: weight=own_weights:weight; weight=simple'):
+  with pytest.raises(
+    InputError, match='differs in its variants: weight=own_weights:weight; weight=simple'
+  ):
     save_plan(dataclasses.replace(empty, workdir=saved.workdir))
   assert not mark.exists()
   assert load_plan(saved.workdir, ('tiny', 'own_weights')) == saved and mark.exists()
