@@ -249,7 +249,7 @@ def test_what_a_folder_names_is_not_run(run, tmp_path):
   record['config']['schedule'] = {'name': 'os:system', 'args': shell}
   record['config']['loss']['weight'] = 'payload:weight(power=2)'
   (evil / 'config.json').write_text(json.dumps(record))
-  sampler = {'name': 'os:system', 'arguments': shell, 'guidance': 3.0}
+  sampler = {'name': 'os:system', 'args': shell, 'guidance': 3.0}
   drawn = {'step': 6, 'seed': 0, 'kind': 'free', 'evaluations': 1, 'sampler': sampler}
   pictures = Samples(np.zeros((20, 8, 8, 1), np.uint8), np.arange(20) % 10, drawn)
   save_samples(samples / 'samples.npz', pictures)

@@ -10,12 +10,12 @@ from typing import Any
 
 from ddpm_jax.ablation.figures import DARK, LIGHT, Panel, render
 from ddpm_jax.ablation.metrics import GRID
-from ddpm_jax.ablation.plan import Cell, Plan, differing
+from ddpm_jax.ablation.plan import FREE, Cell, Plan
 from ddpm_jax.ablation.results import Figure, Finished, Row, left_out
 from ddpm_jax.ablation.stylesheet import CSS
 from ddpm_jax.ablation.table import ARROWS
 from ddpm_jax.ablation.words import NONE, decimals, number, show_interval, show_mean
-from ddpm_jax.config import to_json
+from ddpm_jax.config import differing, to_json
 from ddpm_jax.config.tree import leaves
 from ddpm_jax.errors import InputError
 from ddpm_jax.files import read_json, whole
@@ -130,13 +130,13 @@ def make_table(head: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
 
 def differences(plan: Plan, finished: list[Finished]) -> str:
   """The settings in which the variants' configs are not all the same."""
-  first, *others = plan.configs
-  found = dict.fromkeys(field for config in others for field in differing(first, config))
+  first, *others = trees = [to_json(config) for config in plan.configs]
+  found = dict.fromkeys(field for tree in others for field in differing(first, tree, FREE))
   fields = sorted(found, key=lambda field: [*plan.fields, field].index(field))
   steps = {each.cell.variant: each.steps for each in reversed(finished)}
   rows = []
-  for place, (label, config) in enumerate(zip(plan.labels, plan.configs, strict=True)):
-    values = dict(leaves(to_json(config)))
+  for place, (label, tree) in enumerate(zip(plan.labels, trees, strict=True)):
+    values = dict(leaves(tree))
     shown = [text(values.get(field)) for field in fields]
     rows.append([label, *shown, text(steps.get(place))])
   return make_table(['', *fields, 'steps'], rows)
