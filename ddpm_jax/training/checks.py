@@ -69,11 +69,12 @@ def rate_jump(config: Config, before: int, step: int) -> str | None:
   )
   if np.isclose(new(step), old(step), rtol=1e-3, atol=0):
     return None
+  was, will_be = (np.asarray(rate).item() for rate in (old(step - 1), new(step)))
   return (
     f"config.optimizer.lr_schedule: '{ours.lr_schedule}' runs over config.training.num_steps, "
-    f'which was {before} and is {config.training.num_steps}: the learning rate '
-    f'jumps from {float(old(step - 1)):.3g} to {float(new(step)):.3g}; to choose it, train another '
-    'run from this one with config.training.init_from and config.optimizer.learning_rate'
+    f'which was {before} and is {config.training.num_steps}: the learning rate jumps from '
+    f'{was:.3g} to {will_be:.3g}; to choose it, train another run from this one with '
+    'config.training.init_from and config.optimizer.learning_rate'
   )
 
 

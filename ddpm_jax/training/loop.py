@@ -13,6 +13,7 @@ from etils import epath
 
 from ddpm_jax import data
 from ddpm_jax.config import Config, plain_group, plugin_sources
+from ddpm_jax.data.dataset import Batch
 from ddpm_jax.errors import Failed, Interrupted
 from ddpm_jax.training import hosts
 from ddpm_jax.training.checkpoint import Checkpoints, folder_of
@@ -25,7 +26,7 @@ from ddpm_jax.training.parallel import PARALLEL, Parallel, all_devices, check_ba
 from ddpm_jax.training.report import Report, due
 from ddpm_jax.training.run import initial_params, read_record, write_record
 from ddpm_jax.training.state import TrainState
-from ddpm_jax.training.step import Batch, several
+from ddpm_jax.training.step import several
 from ddpm_jax.training.stopping import stopping
 
 Advance = Callable[[TrainState, Iterator[Batch], int], tuple[TrainState, Any]]

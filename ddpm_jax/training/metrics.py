@@ -144,7 +144,8 @@ class Board:
 
   def _check(self) -> None:
     """Raises OSError where the thread that writes has died: its queue fills, and then blocks."""
-    if not self._writer.file_writer.event_writer._worker.is_alive():
+    writer = self._writer.file_writer
+    if writer is None or not writer.event_writer._worker.is_alive():
       raise OSError('the thread that writes its file has died')
 
 
