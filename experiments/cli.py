@@ -146,8 +146,9 @@ def join() -> None:
 
 
 def overrides() -> dict[str, Any]:
-  """What was typed after --config, dotted: {'loss.name': 'hybrid'}."""
-  return dict(config_flags.get_override_values(FLAGS['config']))
+  """What was typed after --config, dotted: {'loss.name': 'hybrid'}; nothing without one."""
+  flag = FLAGS['config']
+  return {} if flag.value is None else dict(config_flags.get_override_values(flag))
 
 
 def run(main: Callable[[], None]) -> NoReturn:
