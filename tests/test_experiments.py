@@ -240,7 +240,8 @@ for number, (name, *arguments) in enumerate(lines):
 def test_what_a_folder_names_is_not_run(run, tmp_path):
   """A shell command in place of the schedule, the samples' sampler, and a module to import."""
   called, imported = tmp_path / 'CALLED', tmp_path / 'IMPORTED'
-  (tmp_path / 'payload.py').write_text(f'open({str(imported)!r}, "w")\ndef weight(*_): return 1.0')
+  payload = f'open({str(imported)!r}, "w")\ndef weight(schedule, t, *, power=1):\n  return 1.0\n'
+  (tmp_path / 'payload.py').write_text(payload)
   evil, samples, sweep = (tmp_path / name for name in ('evil', 'samples', 'sweep'))
   for folder in evil, samples:
     shutil.copytree(run, folder)
