@@ -116,7 +116,7 @@ MISTAKES = {
     ['--vary=config.training.num_steps=1,x'],
     "config.training.num_steps: 'x' is not an integer",
   ),
-  'out of bounds': (['--vary=config.ema.decay=0.9,2'], 'config.ema.decay: 2.0 must be'),
+  'out of bounds': (['--vary=config.ema.decay=0.9,2'], 'config.ema.decay: 2.0 is outside [0, 1)'),
   'a combination that makes no sense': (
     ['--vary=config.schedule.zero_terminal_snr=false,true'],
     "variant 'zero_terminal_snr=True': config.parameterization.name",
@@ -151,7 +151,10 @@ MISTAKES = {
 OTHERS = {
   'no config': (['--workdir=new', '--vary=config.ema.decay=0.9'], '--vary: of which experiment?'),
   'no sweep': (['--workdir=new'], 'new: holds no sweep yet'),
-  'no such cell': (['--workdir=taken', '--cell=00-eps/seed_9'], "'00-eps/seed_9' is not one of"),
+  'no such cell': (
+    ['--workdir=taken', '--cell=00-eps/seed_9', '--plugins=tiny'],
+    "'00-eps/seed_9' is not one of",
+  ),
   'no sweep()': (['--config=empty.py', '--workdir=new'], 'empty.py: has no function sweep()'),
   'a broken sweep()': (['--config=broken.py', '--workdir=new'], 'broken.py, line 25: Zero'),
 }

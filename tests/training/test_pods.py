@@ -161,7 +161,7 @@ def test_a_killed_host_ends_the_others_and_the_run_resumes_bit_for_bit(long, tmp
 
 
 def test_two_hosts_draw_the_samples_of_one_and_the_first_writes_them(long, tmp_path):
-  flags = ('--num=21', '--batch_size=8', '--steps=5')
+  flags = ('--num=21', '--batch_size=8', '--steps=5', '--plugins=tiny')
   for devices in ((1,), (2, 2)):
     with Pod(long, *flags, devices=devices, command='experiments.sample') as pod:
       assert pod.wait() == [0] * len(devices), pod.outputs()
