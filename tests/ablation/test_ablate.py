@@ -132,7 +132,7 @@ MISTAKES = {
   ),
   'unknown combination': (['--combine=zip', '--vary=config.ema.decay=0.9'], "'zipped'?"),
   'no value': (['--vary=config.loss.name'], "'config.loss.name' is not of the form"),
-  'no seeds': (['--seeds=0'], '--seeds: 0'),
+  'no seeds': (['--seeds=0'], '--seeds=0: 0 is not'),
   'the seed itself': (['--vary=config.seed=0,1'], 'config.seed: is what --seeds varies'),
   'a budget of minutes': (['--budget=5minutes'], "--budget: '5minutes' is not of the form"),
   'half a batch': (['--budget=24examples'], '24 examples are no whole number of batches of 16'),
