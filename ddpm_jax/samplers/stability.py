@@ -154,7 +154,7 @@ def complaint(
     grid: the name of these times' own, where it is known.
   """
   found = tried(sampler, schedule, times)
-  if found is None or found <= LIMIT:
+  if not blows_up(found):
     return None
 
   def stable(grid: str, count: int) -> bool:
@@ -183,9 +183,16 @@ def tried(sampler: Sampler, schedule: Schedule, times: Array) -> float | None:
     return None
 
 
+def blows_up(found: float | None) -> bool:
+  """Whether an enlargement is of a run that is not stable."""
+  return found is not None and found > LIMIT
+
+
 def warn(sampler: Sampler, schedule: Schedule, times: Array, xT: Array) -> None:
   """Warns of a run from xT that blows up, where all of it is concrete: not under jit."""
   if not all(map(concrete, jax.tree.leaves((schedule, times, xT)))):
+    return
+  if not blows_up(tried(sampler, schedule, times)):  # to name the grid takes longer
     return
 
   def places(grid: str, count: int) -> tuple[Schedule, Array]:

@@ -9,7 +9,7 @@ import pytest
 
 from ddpm_jax.diffusion import schedules
 from ddpm_jax.diffusion.oracle import GaussianData
-from ddpm_jax.samplers import Step
+from ddpm_jax.samplers import Step, stability
 
 MEAN = (0.4, -0.7, 0.1)
 
@@ -60,6 +60,12 @@ class World(NamedTuple):
 
     offset = probe(zero, zero)
     return Affine(probe(one, zero) - offset, offset, probe(zero, one) - offset)
+
+
+@pytest.fixture(autouse=True)
+def unwatched(monkeypatch):
+  """Leaves out the look at a run's stability, which test_stability is about: it takes a second."""
+  monkeypatch.setattr(stability, 'warn', lambda *_: None)
 
 
 @pytest.fixture

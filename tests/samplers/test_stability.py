@@ -32,6 +32,11 @@ DATA = GaussianData(jnp.zeros(4), jnp.ones(4))
 COUNT = 4096
 
 
+@pytest.fixture(autouse=True)
+def unwatched():
+  """Nothing is left out here."""
+
+
 @functools.cache
 def path():
   return schedules.ve()
