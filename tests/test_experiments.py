@@ -127,7 +127,7 @@ def test_samples_are_drawn_around_what_a_mask_keeps(run, tmp_path):
 
 
 # One process imports, and each command line is a fork of it.
-FORKS = """
+WITHOUT_DRAWING = """
 import importlib, json, os, sys
 from ddpm_jax.evaluation import sampling, report
 from experiments import cli
@@ -171,7 +171,7 @@ def test_what_cannot_be_read_or_written_is_refused_before_anything_is_drawn(run,
   lines = [line.replace('FOLDER', str(tmp_path)).split() for line in UNDRAWN]
   lines = [[name, f'--workdir={tmp_path / "run"}', *flags] for name, *flags in lines]
   done = subprocess.run(
-    [sys.executable, '-c', FORKS, json.dumps(lines)],
+    [sys.executable, '-c', WITHOUT_DRAWING, json.dumps(lines)],
     cwd=ROOT,
     env={**os.environ, 'JAX_NUM_CPU_DEVICES': '1'},
     capture_output=True,

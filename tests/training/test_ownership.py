@@ -62,10 +62,10 @@ def make_quick(patch, experiment):
   """Training whose steps do nothing, so that a start asks nothing of the compiler."""
   begin, fresh = loop.begin, []
 
-  def once(experiment, parallel, checkpoints, batches):
+  def once(experiment, parallel, checkpoints, batches, plugins):
     if checkpoints.latest_step() is not None:
-      return begin(experiment, parallel, checkpoints, batches)
-    fresh[:] = fresh or [begin(experiment, parallel, checkpoints, batches)[0]]
+      return begin(experiment, parallel, checkpoints, batches, plugins)
+    fresh[:] = fresh or [begin(experiment, parallel, checkpoints, batches, plugins)[0]]
     return fresh[0], loop.Window()
 
   def advance(state, batches, count):
