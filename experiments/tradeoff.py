@@ -26,7 +26,7 @@ from ddpm_jax.evaluation.distances import DISTANCES, Features, Measured, measure
 from ddpm_jax.evaluation.progress import progress
 from ddpm_jax.evaluation.sampling import draw_samples
 from ddpm_jax.files import check_writable, read_json, whole, write_json
-from ddpm_jax.samplers import SAMPLERS
+from ddpm_jax.samplers import SAMPLERS, TIME_GRIDS
 from ddpm_jax.training import Experiment, Run, backend, build, load_run
 from experiments import cli
 
@@ -50,6 +50,7 @@ def main() -> None:
   if run.experiment.kind.name != 'denoiser':
     raise InputError(f'{workdir}: an autoencoder has no samplers to compare')
   names = [name for name in SAMPLER.value if choose(SAMPLERS, name, '--samplers')]
+  choose(TIME_GRIDS, GRID.value, '--grid')
   path = workdir / 'tradeoff.json'
   check_writable(workdir, '--workdir')
   rows = read_rows(path)

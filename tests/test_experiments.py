@@ -410,7 +410,7 @@ def test_samplers_are_compared_at_equal_budgets_and_what_is_there_is_kept(run):
   [
     ('--samplers=dimm', "--samplers: 'dimm' is not one of"),
     ('--evaluations=0', "--evaluations: '0' is not a number from 1"),
-    ('--grid=even', "config.sampler.grid: 'even' is not one of"),
+    ('--grid=even', "--grid: 'even' is not one of"),
   ],
 )
 def test_a_comparison_of_nothing_is_refused(run, flag, message):
