@@ -26,7 +26,7 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,9 +39,7 @@ from ddpm_jax.diffusion.schedules import Schedule, Time
 from ddpm_jax.samplers.grids import TIME_GRIDS, time_grid
 from ddpm_jax.samplers.noise import Step
 
-if TYPE_CHECKING:  # it imports this module
-  from ddpm_jax.samplers.sampler import Sampler
-
+Sampler = Any  # samplers.sampler.Sampler; that module imports this one
 # (name of a grid, number of times) -> the path and the times; ValueError where there are none.
 Places = Callable[[str, int], tuple[Schedule, Array]]
 
