@@ -164,11 +164,11 @@ def noise_ratio(schedule: Schedule, s: Time, t: Time) -> Array:
 def fresh_noise(schedule: Schedule, s: Time, t: Time) -> Array:
   """r = 1 - SNR(t) / SNR(s): the share of xt's noise that came after time s.
 
-  A chain has the change of its log-SNR from tables that were built in double precision, so that
-  r = -expm1(change) is right to 2⁻²¹ of itself in single precision, for every two times. In
-  continuous time the rounding of q, which is 2⁻²⁴ some three to thirty times, is all that close
-  times leave: r = (1 - q)(1 + q) is right to 2⁻¹⁸ / |log_snr_t - log_snr_s| of itself, and no other
-  form of the difference is better.
+  On a chain r = -expm1(log_snr_t - log_snr_s). The difference comes from tables that were built in
+  double precision, so that the relative error of r in single precision is at most 2⁻²¹ for any two
+  times. In continuous time r = (1 - q)(1 + q), and its relative error is at most
+  2⁻¹⁸ / |log_snr_t - log_snr_s|: the rounding of q itself, which counts the more the closer the
+  times are.
   """
   if isinstance(schedule, Discrete):
     return -jnp.expm1(schedule.log_snr_change(s, t))
