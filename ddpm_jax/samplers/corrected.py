@@ -102,7 +102,7 @@ def predictor_corrector(
 
 @bounded
 def annealed_langevin(
-  step: Annotated[float, Interval(gt=0, le=100)] = 0.1, langevin_steps: Repeats = 5
+  step: Annotated[float, Interval(gt=0, lt=2)] = 0.1, langevin_steps: Repeats = 5
 ) -> Sampler:
   """x ← x + h score(x) + √(2h) noise, langevin_steps times at each time s, h = step sigma_s².
 
@@ -114,7 +114,7 @@ def annealed_langevin(
   2 step sigma² at the last time; Song and Ermon 2020, https://arxiv.org/abs/2006.09011.
 
   Args:
-    step: above 0, and below 2 to be stable.
+    step: in (0, 2), where the chain is stable.
     langevin_steps: at each time, each one evaluation of the denoiser.
 
   Raises:
