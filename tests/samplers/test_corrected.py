@@ -203,7 +203,7 @@ def test_it_costs_what_it_says_and_each_draw_is_new(make_keys, name):
     (predictor_corrector, {'snr': 0.0}, 'snr: 0.0 is outside (0, 100]'),
     (predictor_corrector, {'snr': float('nan')}, 'snr: nan is outside (0, 100]'),
     (predictor_corrector, {'length': 'norm'}, "length: 'norm' is not one of noise, norms"),
-    (annealed_langevin, {'step': -0.1}, 'step: -0.1 is outside (0, 100]'),
+    (annealed_langevin, {'step': -0.1}, 'step: -0.1 is outside (0, 2)'),
     (annealed_langevin, {'langevin_steps': 0}, 'langevin_steps: 0 is outside [1, 1000]'),
   ],
 )
