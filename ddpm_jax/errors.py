@@ -78,8 +78,12 @@ def one_line(error: BaseException) -> str:
   return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-class Interrupted(Exception):
-  """A signal ended a long piece of work, after it had saved. The mains exit with 128 + signum."""
+class Interrupted(BaseException):
+  """A signal ended a long piece of work, after it had saved. The mains exit with 128 + signum.
+
+  It is no Exception, as KeyboardInterrupt is none: what is caught as the fault of a file or of
+  somebody's code is not the end of the program.
+  """
 
   def __init__(self, signum: int, message: str):
     super().__init__(message)

@@ -61,10 +61,11 @@ def refusal(error: OSError) -> str | None:
   return f'{error.filename or "a file"}: {error.strerror}; {mend}' if mend else None
 
 
-def check_writable(folder: pathlib.Path, field: str) -> None:
-  """Makes a folder; raises InputError naming the field where it cannot be written."""
+def check_writable(folder: pathlib.Path, field: str, name: str = '') -> None:
+  """Makes a folder; raises InputError naming the field where it, or a file so named, cannot be."""
   try:
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).exists()  # the system tells of a name that is too long
     with tempfile.TemporaryFile(dir=folder) as file:
       file.write(bytes(4096))  # a full disk still makes an empty file
       file.flush()

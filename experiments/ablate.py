@@ -143,7 +143,7 @@ def sweep_of_file(file: str) -> Sweep:
     raise InputError(f'{file}: has no function sweep(); give --vary=config.a.b=value,value')
   try:
     found = module.sweep()
-  except Exception as error:
+  except (Exception, SystemExit) as error:
     raise InputError(cli.blame(error, file) or f'{file}: sweep(): {error}') from error
   if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
     raise InputError(f"{file}: sweep() must return a list of {{'group.setting': value}}")

@@ -343,7 +343,7 @@ def words_of(error: BaseException) -> str:
   """An error of the config file in a few words; ml_collections prints the whole tree."""
   text = str(error)
   if isinstance(error, SystemExit):
-    return f'exit({text}) is called; get_config() must return a ConfigDict'
+    return f'exit({text}) is called; a config file must return its settings'
   if missing := re.search(r'Key \\?"(\w+)\\?" does not exist', text):
     near = re.search(r'Did you mean \\?"(\w+)', text)
     return f"no such setting '{missing[1]}'" + (f"; did you mean '{near[1]}'?" if near else '')

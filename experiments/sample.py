@@ -12,6 +12,7 @@ are called as --out=FILE.npz says. Sample n depends on the seed, n and its class
 """
 
 import hashlib
+import os
 import pathlib
 import time
 from typing import Any
@@ -133,12 +134,12 @@ def main() -> None:
 def chosen_out(workdir: pathlib.Path, kind: str) -> pathlib.Path:
   """The file to write, once it is known that it and the pictures beside it can be written."""
   out = workdir / f'{KINDS[kind][0]}.npz' if OUT.value is None else pathlib.Path(OUT.value)
-  if out.suffix != '.npz' or out.is_dir():
+  if out.suffix != '.npz' or os.path.isdir(out):
     raise InputError(f"--out: '{OUT.value}' is not the name of an .npz file, as new.npz")
   field = '--workdir' if OUT.value is None else '--out'
   with hosts.together():
     if hosts.is_first():
-      check_writable(out.parent, field)
+      check_writable(out.parent, field, out.name)
       check_writable(shown(out, 'png').parent, field)
   return out
 

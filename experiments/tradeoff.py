@@ -50,12 +50,16 @@ def main() -> None:
   if run.experiment.kind.name != 'denoiser':
     raise InputError(f'{workdir}: an autoencoder has no samplers to compare')
   names = [name for name in SAMPLER.value if choose(SAMPLERS, name, '--samplers')]
+  budgets = [read_budget(text) for text in EVALUATIONS.value]
+  for flag, given in (('--samplers', names), ('--evaluations', budgets)):
+    if not given:
+      raise InputError(f'{flag}: is empty; leave it out for the usual ones')
   choose(TIME_GRIDS, GRID.value, '--grid')
   path = workdir / 'tradeoff.json'
   check_writable(workdir, '--workdir')
   rows = read_rows(path)
   features, truth, real = judge(build(run.config).dataset)
-  cells = [(name, budget) for name in names for budget in map(read_budget, EVALUATIONS.value)]
+  cells = [(name, budget) for name in names for budget in budgets]
   wanted = f'/{GRID.value}/{NUM.value} samples/step {run.step}'
   with progress('samplers at budgets', len(cells)) as advance:
     for name, budget in cells:

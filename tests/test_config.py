@@ -141,6 +141,7 @@ def test_a_name_of_no_table_goes_to_the_fallback():
     ('training__num_steps', -5, 'config.training.num_steps: -5 is outside [1, 2147483647]'),
     ('training__num_steps', True, 'config.training.num_steps: True is not of type int'),
     ('training__num_steps', None, 'config.training.num_steps: unset'),
+    ('evaluation__likelihoods', (), 'config.evaluation.likelihoods: () is empty'),
     ('seed', -1, 'config.seed: -1 is outside [0, 4294967296)'),
     ('seed', 2**32, 'config.seed: 4294967296 is'),
     ('sampler__grid', 'trailling', "did you mean 'trailing'?"),

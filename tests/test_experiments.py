@@ -409,6 +409,8 @@ def test_samplers_are_compared_at_equal_budgets_and_what_is_there_is_kept(run):
   ('flag', 'message'),
   [
     ('--samplers=dimm', "--samplers: 'dimm' is not one of"),
+    ('--samplers=', '--samplers: is empty; leave it out'),
+    ('--evaluations=', '--evaluations: is empty; leave it out'),
     ('--evaluations=0', "--evaluations: '0' is not a number from 1"),
     ('--grid=even', "--grid: 'even' is not one of"),
   ],

@@ -144,6 +144,8 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
   (tmp_path / 'file').touch()
   with pytest.raises(InputError, match='^--out: .*file/below cannot be written'):
     check_writable(tmp_path / 'file' / 'below', '--out')
+  with pytest.raises(InputError, match='^--out: .* cannot be written .File name too long'):
+    check_writable(tmp_path, '--out', 300 * 'a' + '.npz')
   with no_room(), pytest.raises(InputError, match='^--out: .* cannot be written'):
     check_writable(tmp_path / 'new', '--out')
 

@@ -257,6 +257,8 @@ def load_plan(workdir: pathlib.Path, plugins: Collection[str] = ()) -> Plan:
     configs = tuple(from_json(row['config'], plugins=plugins) for row in record['variants'])
   except InputError as error:
     raise InputError(f'{workdir / RECORD}: {error}') from error
+  except RecursionError as error:
+    raise InputError(f'{workdir / RECORD}: is nested too deep to be a sweep') from error
   return Plan(workdir, variants, configs, record['seeds'], record['seconds'], tuple(plugins))
 
 

@@ -23,7 +23,7 @@ import jax
 
 from ddpm_jax.ablation.cell import run_cell
 from ddpm_jax.ablation.plan import Cell, Plan
-from ddpm_jax.errors import InputError, Interrupted
+from ddpm_jax.errors import InputError
 
 LOG = 'log.txt'
 Environment = dict[str, str]
@@ -53,8 +53,6 @@ def here(plan: Plan, cells: Sequence[Cell]) -> Generator[Outcome]:
     with logged(cell) as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
       try:
         run_cell(cell, plan.seconds, plan.plugins)
-      except Interrupted:
-        raise
       except Exception as failure:
         traceback.print_exc()
         error = ' '.join(f'{type(failure).__name__}: {failure}'.split())[:200]

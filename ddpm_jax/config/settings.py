@@ -183,7 +183,9 @@ class Evaluation:
   batch_size: Count = setting(256, 'examples or samples at a time, over all devices')
   num_samples: Count = setting(1000, 'samples that experiments.sample draws')
   strata: Count = setting(8, 'times drawn for each example by the stratified bound')
-  likelihoods: tuple[str, ...] = setting(('chain',), 'what bits/dim are measured by')
+  likelihoods: Annotated[tuple[str, ...], MinLen(1)] = setting(
+    ('chain',), 'what bits/dim are measured by'
+  )
   decoder: str = setting('discretized', 'from the first noise level to pixels')
   draws: Count = setting(100, "latents drawn for each example by an autoencoder's bounds")
 

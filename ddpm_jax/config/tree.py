@@ -152,7 +152,10 @@ def read_choice(
   name = converted(name, str, f'{where}.name')
   function = find_function(name, row.table, f'{where}.name', row.fallback, tables.trusted)
   given = {key: value for key, value in branch.items() if value is not None and key not in own}
-  given |= {f'args.{key}': value for key, value in (branch.get('args') or {}).items()}
+  args = branch.get('args') or {}
+  if not isinstance(args, Mapping):
+    raise InputError(f"{where}.args: {args!r} is not of the form {{'name': value}}")
+  given |= {f'args.{key}': value for key, value in args.items()}
   takes = {key: each.annotation for key, each in keywords(function, row.supplied).items()}
   if PLUGIN.fullmatch(name):  # its own are in `args`; those that an entry has too may lie flat
     takes |= {f'args.{key}': hint for key, hint in takes.items()}

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Annotated
 
 import numpy as np
+from absl import logging
 from annotated_types import Interval, MinLen
 
 from ddpm_jax.data import pictures
@@ -71,23 +72,39 @@ def check_size(image_size: int) -> None:
 
 
 def files_under(root: pathlib.Path, path: str) -> list[pathlib.Path]:
-  """The image files under a folder, in the order of their paths."""
-  if not path or not root.is_dir():
+  """The image files under a folder, in the order of their paths; says what others there are."""
+  if not path or not os.path.isdir(root):
     raise InputError(f"config.dataset.path: '{path}' is not a folder")
+  real = pathlib.Path(os.path.realpath(root))
   try:
-    files = sorted(walk(os.fspath(root)))
+    found = sorted(walk(os.fspath(root), tuple(map(os.fspath, real.parents))))
   except OSError as error:
     raise InputError(f"config.dataset.path: '{path}' cannot be searched ({error})") from error
+  files = [file for file in found if is_image(file)]
+  others = {file.suffix or file.name for file in found if not is_image(file)}
   if len(files) < 2:
     raise InputError(
       f"config.dataset.path: '{root}' needs at least two images ({', '.join(pictures.SUFFIXES)}), "
       f'one to train on and one to hold out; it holds {len(files)}'
     )
+  if others:
+    logging.warning(
+      "config.dataset.path: '%s' also holds %d files that are left out (%s): images are %s",
+      path,
+      len(found) - len(files),
+      ', '.join(sorted(others)[:5]),
+      ', '.join(pictures.SUFFIXES),
+    )
   return files
 
 
+def is_image(path: pathlib.Path) -> bool:
+  """Whether a file is called a picture that `data.pictures` reads."""
+  return path.suffix.lower() in pictures.SUFFIXES
+
+
 def walk(folder: str, above: tuple[str, ...] = ()) -> Iterator[pathlib.Path]:
-  """The image files in a folder and below; a link to one of the folders `above` ends there."""
+  """The files in a folder and below; a link to one of the folders `above` ends there."""
   real = os.path.realpath(folder)
   if real in above:
     return
@@ -97,8 +114,7 @@ def walk(folder: str, above: tuple[str, ...] = ()) -> Iterator[pathlib.Path]:
     if entry.is_dir():
       yield from walk(entry.path, (*above, real))
     elif entry.is_file():
-      if os.path.splitext(entry.name)[1].lower() in pictures.SUFFIXES:
-        yield pathlib.Path(entry.path)
+      yield pathlib.Path(entry.path)
     elif entry.is_symlink():
       raise InputError(
         f"config.dataset.path: '{entry.path}' is a link to nothing: mend or remove it"

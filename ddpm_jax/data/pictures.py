@@ -8,6 +8,7 @@ applied.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import IO
 
@@ -50,7 +51,7 @@ def read(file: File, channels: int, background: str, where: str) -> Image.Image:
     raise InputError(f'{where} is a picture, of 1, 3 or 4 channels; the samples have {channels}')
   under = color(background)
   try:
-    with Image.open(file, formats=FORMATS) as image:
+    with opened(file) as stream, Image.open(stream, formats=FORMATS) as image:
       scale_transparent_level(image)
       image = ImageOps.exif_transpose(shallow(image))
       image = image if channels == 4 else laid_on(image, under)
@@ -61,6 +62,14 @@ def read(file: File, channels: int, background: str, where: str) -> Image.Image:
   except Exception as error:  # Pillow's decoders raise whatever the bytes lead them to
     what = f'{where} cannot be read as a picture ({one_line(error)})'
     raise InputError(f'{what}: mend or replace it') from error
+
+
+def opened(file: File) -> contextlib.AbstractContextManager[IO[bytes]]:
+  """A file as a stream, never as a path.
+
+  Given a path, Pillow maps a plain TIFF into memory and takes height for width in one to be turned.
+  """
+  return open(file, 'rb') if isinstance(file, (str, os.PathLike)) else contextlib.nullcontext(file)
 
 
 def color(background: str) -> tuple[int, ...]:

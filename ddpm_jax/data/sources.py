@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated
 
 import numpy as np
+from absl import logging
 from annotated_types import Interval, MinLen
 
 from ddpm_jax.data.dataset import Arrays, Dataset, held_out
@@ -16,6 +17,10 @@ from ddpm_jax.data.image_folder import folder
 from ddpm_jax.data.mixture import mixture
 from ddpm_jax.data.prepared import tfds
 from ddpm_jax.errors import InputError, one_line
+
+# The arrays of an .npz file, and what NumPy calls the first two where nobody names them.
+NAMES = ('image', 'label', 'test_image', 'test_label')
+OTHER_NAMES = {'image': 'arr_0', 'label': 'arr_1'}
 
 
 def digits() -> Dataset:
@@ -52,6 +57,8 @@ def arrays(
   shape, *test_shape = (image.shape[1:] for image, _ in parts)
   if test_shape not in ([], [shape]):
     raise _wrong(path, f'test_image has shape {parts[1][0].shape}, image {parts[0][0].shape}')
+  if 'test_label' in content and not test_shape:
+    raise _wrong(path, "has 'test_label' but no 'test_image'")
   num_classes = None
   if 'label' in content:
     num_classes = _num_classes([label for _, label in parts], path)
@@ -94,19 +101,28 @@ def _divided(image: np.ndarray, label: np.ndarray, every: int) -> tuple[Arrays, 
 
 
 def _load(path: str) -> dict[str, np.ndarray]:
-  names = {'arr_0': 'image', 'arr_1': 'label'}
   try:
     file = np.load(os.path.expanduser(path), allow_pickle=False)
     if isinstance(file, np.ndarray):
       return {'image': file}
     with file:
-      content = {names.get(key, key): file[key] for key in file.files}
+      content = {key: file[key] for key in file.files}
   except FileNotFoundError:
     raise _wrong(path, 'does not exist') from None
   except Exception as error:  # zip, zlib and NumPy raise whatever damaged bytes lead them to
     raise _wrong(path, f'cannot be read as an .npz file ({one_line(error)})') from error
+  for name, other in OTHER_NAMES.items():
+    if name not in content and other in content:
+      content[name] = content.pop(other)
   if 'image' not in content:
     raise _wrong(path, f"needs an array 'image' (or 'arr_0'); it holds {', '.join(content)}")
+  if unread := [name for name in content if name not in NAMES]:
+    logging.warning(
+      "config.dataset.path: '%s' also holds %s, left out; the arrays that are read are %s",
+      path,
+      ', '.join(unread),
+      ', '.join(NAMES),
+    )
   return content
 
 

@@ -37,6 +37,7 @@ from ddpm_jax.training.experiment import Experiment
 Path = str | os.PathLike[str]
 
 FORMAT = 1  # of config.json
+LARGEST = 2**31  # no side of an image and no number of classes
 SHAPE = ('name', 'image_shape', 'num_levels', 'num_classes', 'classes')
 
 
@@ -165,8 +166,8 @@ def read_shape(tree: Any) -> dict[str, Any]:
   if shape['num_classes'] is None:
     del numbers['num_classes']
   for name, number in numbers.items():
-    if type(number) is not int or number < 1:
-      raise InputError(f'data.{name}: {number!r} is not a positive whole number')
+    if type(number) is not int or not 1 <= number < LARGEST:
+      raise InputError(f'data.{name}: {number!r} is not a whole number from 1 to {LARGEST - 1}')
   if len(sides) != 3:
     raise InputError(f'data.image_shape: {sides!r} is not height, width and channels')
   if not isinstance(shape['name'], str):
@@ -193,6 +194,8 @@ def read_config(
     return from_json(record['config'], plugins=plugins)
   except InputError as error:
     raise InputError(f'{workdir / "config.json"}: {error}') from error
+  except RecursionError as error:
+    raise InputError(f'{workdir / "config.json"}: is nested too deep to be a config') from error
 
 
 def changed_plugins(

@@ -156,6 +156,10 @@ OTHERS = {
     "'00-eps/seed_9' is not one of",
   ),
   'no sweep()': (['--config=empty.py', '--workdir=new'], 'empty.py: has no function sweep()'),
+  'a sweep() that exits': (
+    ['--config=leaving.py', '--workdir=new'],
+    'leaving.py, line 25: exit() is called',
+  ),
   'a broken sweep()': (['--config=broken.py', '--workdir=new'], 'broken.py, line 25: Zero'),
 }
 
@@ -177,6 +181,9 @@ def folder(tmp_path_factory):
   (folder / 'empty.py').write_text(CONFIG.replace('PATH', path).replace('def sweep', 'def other'))
   (folder / 'broken.py').write_text(
     CONFIG.replace('PATH', path).replace("return vary('", "1 / 0; ('")
+  )
+  (folder / 'leaving.py').write_text(
+    CONFIG.replace('PATH', path).replace("return vary('", "raise SystemExit; ('")
   )
   return folder
 

@@ -186,7 +186,7 @@ UPRIGHT = {
 
 
 @pytest.mark.parametrize('orientation', UPRIGHT)
-def test_it_is_turned_upright(orientation):
+def test_it_is_turned_upright(orientation, tmp_path):
   exif = Image.Exif()
   exif[274] = orientation
   turned = np.arange(15, dtype=np.uint8).reshape(3, 5)
@@ -197,7 +197,11 @@ def test_it_is_turned_upright(orientation):
     (written(256 * turned.astype(np.uint16), 'png', exif=exif), turned),
     (written(turned / np.float32(255), 'tiff', tiffinfo={274: orientation}), turned),
   ):
-    np.testing.assert_array_equal(decoded(content)[..., 0], UPRIGHT[orientation](high))
+    path = tmp_path / 'picture'
+    path.write_bytes(content)
+    of_path = pixels(read(path, 1, 'white', 'it'))
+    for found in (decoded(content), of_path):
+      np.testing.assert_array_equal(found[..., 0], UPRIGHT[orientation](high))
 
 
 @pytest.mark.parametrize('kind', ['gif', 'webp', 'png', 'tiff'])

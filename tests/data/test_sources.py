@@ -94,6 +94,10 @@ BAD_ARRAYS = {
     dict(image=GOOD, test_image=GOOD, test_label=LABEL),
     "has 'test_label' but no 'label'",
   ),
+  'test labels alone': (
+    dict(image=GOOD, label=LABEL, test_label=LABEL),
+    "has 'test_label' but no 'test_image'",
+  ),
   'pickled': (dict(image=np.array([None, {}])), 'cannot be read as an .npz'),
 }
 
@@ -104,6 +108,14 @@ def test_unusable_arrays_are_refused(tmp_path, content, message):
   np.savez(path, **content)
   with pytest.raises(InputError, match=f"^config.dataset.path: '{path}' .*{message}"):
     load('arrays', path=str(path), num_levels=17)
+
+
+@pytest.mark.parametrize('extra', ['labels', 'arr_0'])
+def test_arrays_that_are_not_read_are_named(tmp_path, extra, caplog):
+  np.savez(tmp_path / 'a.npz', **{extra: 200 + GOOD, 'image': GOOD})
+  dataset = load('arrays', path=str(tmp_path / 'a.npz'))
+  assert not dataset.train[:]['image'].any()
+  assert f'also holds {extra}, left out' in caplog.text
 
 
 @pytest.mark.parametrize('content', [b'', b'PK not really', b'plain text'])
@@ -238,7 +250,7 @@ def test_an_empty_folder_is_refused(tmp_path):
     load('folder', path=str(tmp_path), image_size=4)
 
 
-@pytest.mark.parametrize('path', ['', '~nobody-of-that-name/x', 'a\0b'])
+@pytest.mark.parametrize('path', ['', '~nobody-of-that-name/x', 'a\0b', 'a' * 5000])
 def test_what_is_no_path_is_no_folder(path):
   with pytest.raises(InputError, match=r'^config.dataset.path: .* is not a folder'):
     load('folder', path=path, image_size=4)
@@ -293,6 +305,7 @@ def test_links_are_followed_and_those_that_lead_back_end(classes, tmp_path):
   (linked / 'b' / 'up').symlink_to(linked)
   (linked / 'b' / 'more' / 'same').symlink_to(linked / 'b')
   (linked / 'itself').symlink_to(linked)
+  (linked / 'b' / 'above').symlink_to(tmp_path)
   assert found(linked) == ALL
 
 
@@ -312,6 +325,15 @@ def test_a_link_to_nothing_is_refused(classes, name):
     InputError, match=rf"^config\.dataset\.path: '.*/{name}' is a link to nothing"
   ):
     load('folder', path=str(classes), image_size=4)
+
+
+def test_files_of_other_kinds_are_left_out_and_named(classes, caplog):
+  assert found(classes) == ALL
+  assert 'left out' not in caplog.text
+  for name in ('a/0.heic', 'b/1.heic', 'README'):
+    (classes / name).write_text('of another kind')
+  assert found(classes) == ALL
+  assert 'also holds 3 files that are left out (.heic, README)' in caplog.text
 
 
 def test_a_class_without_an_image_is_refused(classes):

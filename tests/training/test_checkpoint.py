@@ -1,10 +1,13 @@
+import signal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
-from ddpm_jax.errors import InputError
+from ddpm_jax.errors import InputError, Interrupted
 from ddpm_jax.training import checksums
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.state import init_state
@@ -112,6 +115,15 @@ def test_donating_steps_do_not_disturb_a_save_under_way(tmp_path):
     for step in range(1, 5):
       restored, _ = checkpoints.restore(step, like)
       assert equal(restored, state(float(step), size=1024))
+
+
+def test_a_signal_while_it_is_read_is_no_damage(filled, monkeypatch):
+  def end(*args, **kwargs):
+    raise Interrupted(signal.SIGTERM, 'ended by SIGTERM')
+
+  monkeypatch.setattr(ocp.CheckpointManager, 'restore', end)
+  with Checkpoints(filled) as checkpoints, pytest.raises(Interrupted):
+    checkpoints.restore(30, jax.eval_shape(state))
 
 
 def test_the_record_keeps_every_digit(tmp_path):

@@ -1,3 +1,4 @@
+import functools
 import importlib
 import json
 import logging
@@ -245,6 +246,8 @@ DAMAGE = {
   'a shape of two': lambda text: with_data(text, 'image_shape', [8, 8]),
   'no levels': lambda text: with_data(text, 'num_levels', 0),
   'levels in words': lambda text: with_data(text, 'num_levels', 'many'),
+  'levels beyond any': lambda text: with_data(text, 'num_levels', 10**30),
+  'a side beyond any': lambda text: with_data(text, 'image_shape', [10**30, 1, 1]),
   'classes below zero': lambda text: with_data(text, 'num_classes', -1),
   'a name that is none': lambda text: with_data(text, 'name', [1]),
 }
@@ -264,6 +267,18 @@ def test_a_damaged_record_is_named_in_one_line(saved, tmp_path, damage):
     read_record(tmp_path)
   assert str(caught.value).startswith(f'{tmp_path}/config.json: ')
   assert '\n' not in str(caught.value) and len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize('args', [5, [1], 'x', {'deep': 700}])
+def test_arguments_of_another_form_are_named_in_one_line(saved, tmp_path, args):
+  record = json.loads((saved[0] / 'config.json').read_text())
+  if isinstance(args, dict):  # json reads what is nested so deep, and Python walks no such tree
+    args = functools.reduce(lambda tree, _: {'a': tree}, range(args['deep']), {})
+  record['config']['model']['args'] = args
+  (tmp_path / 'config.json').write_text(json.dumps(record))
+  with pytest.raises(InputError, match=f'^{tmp_path}/config.json: ') as caught:
+    load_run(tmp_path, plugins=('tiny',))
+  assert '\n' not in str(caught.value)
 
 
 def test_init_from_takes_the_averages_of_another_run(saved):
