@@ -19,6 +19,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 ENTRIES = {
   '.ci',
+  '.dockerignore',
   '.gitignore',
   'LICENSE',
   'Makefile',
