@@ -84,9 +84,16 @@ wait_for() {
   exit 1
 }
 
+# The set of a config where it is one to prepare, and nothing where it is built in or lies in files.
+TO_PREPARE='import runpy, sys
+from ddpm_jax.data import DATASETS
+name = runpy.run_path(sys.argv[1])["get_config"]().dataset.name
+print("" if name in DATASETS else name)'
+
 # TPU images have Python 3.10, which is too old: uv brings one of its own.
 install() {
-  local folder
+  local folder name
+  name="\$(.venv/bin/python -c $(printf '%q ' "$TO_PREPARE" "$CONFIG"))"
   folder=$(mktemp -d)
   git bundle create --quiet "$folder/ddpm_jax.bundle" HEAD
   gcloud compute tpus tpu-vm scp "$folder/ddpm_jax.bundle" "$TPU:" --zone="$ZONE" --worker=all
@@ -99,13 +106,8 @@ install() {
     git checkout --quiet --force FETCH_HEAD
     python3 -m uv venv --quiet --allow-existing --python 3.12 .venv
     python3 -m uv pip install --quiet -c constraints.txt -e '.[tpu,tfds-prepare]'
-    name=${DATASET-\$(.venv/bin/python -c 'import runpy, sys
-config = runpy.run_path(sys.argv[1])[\"get_config\"]()
-print(config.dataset.name)' $(printf %q "$CONFIG"))}
-    case \"\$name\" in
-      '' | arrays | digits | folder | mixture) ;;
-      *) .venv/bin/python -m ddpm_jax.data.prepare \"\$name\" ;;
-    esac"
+    name=${DATASET-$name}
+    [ -z \"\$name\" ] || .venv/bin/python -m ddpm_jax.data.prepare \"\$name\""
 }
 
 # A host that was started anew may have given the number to another process.
