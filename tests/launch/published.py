@@ -14,8 +14,8 @@ WIDE = """access-token-file account billing-project configuration flags-file fla
 SSH = """dry-run force-key-file-overwrite internal-ip plain ssh-key-file strict-host-key-checking
   worker zone ssh-key-expiration ssh-key-expire-after"""
 NEW = """async boot-disk data-disk description internal-ips labels metadata metadata-from-file
-  network range reserved scopes service-account shielded-secure-boot spot subnetwork tags accelerator-type
-  topology type zone"""
+  network range reserved scopes service-account shielded-secure-boot spot subnetwork tags
+  accelerator-type topology type zone"""
 
 # Command: how many words come after it, its flags, and which of them must be there.
 COMMANDS = {
