@@ -10,7 +10,7 @@ from jax._src.clusters import ClusterEnv, cloud_tpu_cluster, cluster
 
 @pytest.fixture(autouse=True)
 def tpu_host(monkeypatch):
-  """A machine with chips and libtpu, where nothing else names a cluster, and nothing is waited for."""
+  """A machine with chips and libtpu, where nothing else names a cluster; nothing is waited for."""
   for module in (cluster, cloud_tpu_cluster):
     monkeypatch.setattr(module, 'running_in_cloud_tpu_vm', True)
   for name in ('OMPI_MCA_orte_hnp_uri', 'SLURM_JOB_ID', 'TPU_PROCESS_ADDRESSES'):
@@ -51,14 +51,16 @@ def found():
   return ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, 10)
 
 
+# GKE's webhook sets this one in every pod with chips, so that no metadata server is asked for hosts.
+GKE = {'KUBERNETES_SERVICE_HOST': '10.0.0.1', 'TPU_SKIP_MDS_QUERY': 'true'}
 HOSTS = [f'ddpm-jax-train-0-{host}.ddpm-jax' for host in range(4)]
 
 
 @pytest.mark.parametrize('host', [0, 3])
 def test_a_pod_of_a_slice_on_gke_finds_the_others(monkeypatch, metadata, host):
-  monkeypatch.setenv('KUBERNETES_SERVICE_HOST', '10.0.0.1')
-  monkeypatch.setenv('TPU_WORKER_ID', str(host))
-  monkeypatch.setenv('TPU_WORKER_HOSTNAMES', ','.join(HOSTS))
+  given = {'TPU_WORKER_ID': str(host), 'TPU_WORKER_HOSTNAMES': ','.join(HOSTS)}
+  for name, value in (GKE | given).items():
+    monkeypatch.setenv(name, value)
   assert found() == (f'{HOSTS[0]}:8482', 4, host, None)
 
 
@@ -66,12 +68,15 @@ def test_a_pod_of_a_slice_on_gke_finds_the_others(monkeypatch, metadata, host):
 def test_the_pods_of_two_slices_on_gke_are_numbered_slice_after_slice(
   monkeypatch, part, host, number
 ):
-  monkeypatch.setenv('TPU_WORKER_ID', str(host))
-  names = [name.replace('train-0', f'train-{part}') for name in HOSTS]
-  monkeypatch.setenv('TPU_WORKER_HOSTNAMES', ','.join(names))
-  monkeypatch.setenv('MEGASCALE_NUM_SLICES', '2')
-  monkeypatch.setenv('MEGASCALE_SLICE_ID', str(part))
-  monkeypatch.setenv('MEGASCALE_COORDINATOR_ADDRESS', f'{HOSTS[0]}:8080')
+  given = {
+    'TPU_WORKER_ID': str(host),
+    'TPU_WORKER_HOSTNAMES': ','.join(name.replace('train-0', f'train-{part}') for name in HOSTS),
+    'MEGASCALE_NUM_SLICES': '2',
+    'MEGASCALE_SLICE_ID': str(part),
+    'MEGASCALE_COORDINATOR_ADDRESS': f'{HOSTS[0]}:8080',
+  }
+  for name, value in (GKE | given).items():
+    monkeypatch.setenv(name, value)
   assert found() == (f'{HOSTS[0]}:8482', 8, number, None)
 
 
