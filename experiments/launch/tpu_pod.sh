@@ -15,8 +15,8 @@
 # --service-account, --network and so on. WORKDIR is a folder that all hosts share.
 # Resume: `train` again, on a slice of any size that divides the batch.
 # CONFIG names another config. RUNTIME names another image than the usual one of the TYPE. DATASET
-# names another set to prepare than the config's; none where it is empty. Where
-# JAX_COMPILATION_CACHE_DIR is set, the hosts keep there what they have compiled.
+# names another set to prepare than the config's; none where it is empty. The hosts get
+# JAX_COMPILATION_CACHE_DIR and LIBTPU_INIT_ARGS where they are set here.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -118,12 +118,16 @@ running='running() {
 
 train() {
   : "${WORKDIR:?a folder that all hosts share}"
-  local cache=${JAX_COMPILATION_CACHE_DIR:+JAX_COMPILATION_CACHE_DIR=$JAX_COMPILATION_CACHE_DIR}
+  local name handed=()
+  for name in JAX_COMPILATION_CACHE_DIR LIBTPU_INIT_ARGS; do
+    [ -z "${!name:-}" ] || handed+=("$name=${!name}")
+  done
   everywhere "cd ddpm_jax
     $running
     running && { echo 'it trains already: stop it first' >&2; exit 1; }
-    setsid env $(printf '%q ' ${cache:+"$cache"} .venv/bin/python -u -m experiments.train \
-    --config="$CONFIG" --workdir="$WORKDIR" --config.model.dtype=bfloat16 --distributed "$@") \
+    setsid env $(printf '%q ' ${handed[@]+"${handed[@]}"} .venv/bin/python -u -m \
+    experiments.train --config="$CONFIG" --workdir="$WORKDIR" --config.model.dtype=bfloat16 \
+    --distributed --watch_metadata "$@") \
       >> train.log 2>&1 < /dev/null &
     echo \$! > train.pid"
 }

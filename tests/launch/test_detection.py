@@ -51,7 +51,7 @@ def found():
   return ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, 10)
 
 
-# GKE's webhook sets this one in every pod with chips, so that no metadata server is asked for hosts.
+# What GKE sets in a pod with chips, so that no metadata server is asked for the hosts.
 GKE = {'KUBERNETES_SERVICE_HOST': '10.0.0.1', 'TPU_SKIP_MDS_QUERY': 'true'}
 HOSTS = [f'ddpm-jax-train-0-{host}.ddpm-jax' for host in range(4)]
 

@@ -61,7 +61,7 @@ echo "$@" >> "$ROOT/$HOST/made"
 case "$*" in
   -c*) echo cifar10 ;;
   *experiments.train*)
-    echo "cache $JAX_COMPILATION_CACHE_DIR"
+    echo "$JAX_COMPILATION_CACHE_DIR, $LIBTPU_INIT_ARGS"
     trap 'echo saved; exit 143' TERM
     while :; do sleep 0.1; done ;;
 esac
@@ -197,22 +197,23 @@ def test_training_starts_detached_on_every_host_and_stop_ends_it(slice_of_two):
     (slice_of_two.root / host / 'ddpm_jax' / '.venv' / 'bin').mkdir(parents=True)
     shutil.copy(slice_of_two.root / 'made', slice_of_two.root / host / 'ddpm_jax/.venv/bin/python')
   flags = {'WORKDIR': '/shared/a run', 'JAX_COMPILATION_CACHE_DIR': '/shared/jit'}
+  flags['LIBTPU_INIT_ARGS'] = '--one=true --two=true'
   slice_of_two('train', "--config.model.args={'width': 8}", **flags)
   assert 'it trains already' in slice_of_two('train', code=1, **flags)
   deadline = time.monotonic() + 20
   logs = [slice_of_two.root / host / 'ddpm_jax' / 'train.log' for host in ('host0', 'host1')]
-  while any('cache' not in log.read_text() for log in logs):
+  while not all(log.read_text() for log in logs):
     assert time.monotonic() < deadline
     time.sleep(0.05)
   for log in logs:
-    assert log.read_text() == 'cache /shared/jit\n'
+    assert log.read_text() == '/shared/jit, --one=true --two=true\n'
     # A session of its own: what ends with the ssh does not reach it.
     pid = int((log.parent / 'train.pid').read_text())
     assert os.getsid(pid) == pid
   (told,) = (slice_of_two.root / 'host1' / 'made').read_text().splitlines()
   assert told == (
     '-u -m experiments.train --config=configs/cifar10.py --workdir=/shared/a run '
-    "--config.model.dtype=bfloat16 --distributed --config.model.args={'width': 8}"
+    "--config.model.dtype=bfloat16 --distributed --watch_metadata --config.model.args={'width': 8}"
   )
   program(slice_of_two.root / 'bin' / 'git', '#!/usr/bin/env bash\nexit 1\n')  # no remote, no git
   line = slice_of_two('stop')
