@@ -105,7 +105,7 @@ install() {
     git fetch --quiet ../ddpm_jax.bundle HEAD
     git checkout --quiet --force FETCH_HEAD
     python3 -m uv venv --quiet --allow-existing --python 3.12 .venv
-    python3 -m uv pip install --quiet -c constraints.txt -e '.[tpu,gcs,tfds-prepare]'
+    python3 -m uv pip install --quiet --python .venv -c constraints.txt -e '.[tpu,gcs,tfds-prepare]'
     name=${DATASET-$name}
     [ -z \"\$name\" ] || .venv/bin/python -m ddpm_jax.data.prepare \"\$name\""
 }
