@@ -16,6 +16,7 @@ import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
+import numpy as np
 from annotated_types import (
   BaseMetadata,
   Ge,
@@ -54,7 +55,7 @@ LIMITS: dict[type, tuple[str, Callable[[Any, Any], bool], str, str]] = {
 def bounded(function: F) -> F:
   """Decorator: a function that keeps to the bounds in its signature.
 
-  Values that are not plain (arrays, traced ones) pass.
+  NumPy's scalars count as numbers; arrays and traced values pass.
 
   Raises:
     ValueError: when it is called, naming the argument: 'eta: 2.0 is outside [0, 1]'.
@@ -78,10 +79,18 @@ def check_fields(instance: Any) -> None:
 def check(values: dict[str, Any], found: dict[str, Any]) -> None:
   """Raises ValueError where one of the named values is outside its hint's bounds."""
   for name, value in values.items():
-    if isinstance(value, (int, float, str, tuple, list)) and (
-      wrong := complaint(value, found[name])
-    ):
+    plain = value.item() if isinstance(value, np.generic) else value
+    if isinstance(plain, (int, float, str, tuple, list)) and (wrong := said(plain, found[name])):
       raise ValueError(f'{name}: {wrong}')
+
+
+def said(value: Any, hint: Any) -> str:
+  """`complaint`; that a value is of a wrong type, where it has no comparison with its bounds."""
+  try:
+    return complaint(value, hint)
+  except (TypeError, AttributeError):
+    wanted = describe(hint)
+    return f'{value!r} is of a wrong type' + (f'; {wanted} is wanted' if wanted else '')
 
 
 @functools.cache

@@ -1,13 +1,15 @@
 """Bounds in signatures: what is refused in which words, wherever the function is called."""
 
 import dataclasses
+import re
 from typing import Annotated, Literal
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from annotated_types import Ge, Gt, Interval, Len, MultipleOf
 
-from ddpm_jax.bounds import OneOf, bounded, check_fields, complaint, describe
+from ddpm_jax.bounds import OneOf, bounded, check, check_fields, complaint, describe
 
 RULES = {'midpoint': 1, 'heun': 2}
 
@@ -88,6 +90,32 @@ def test_arrays_are_the_functions_own_business():
 @dataclasses.dataclass
 class Record:
   width: Annotated[int, Ge(1)] = 1
+
+
+@pytest.mark.parametrize('value', [np.float32(2), np.int64(2)])
+def test_scalars_of_numpy_are_numbers(value):
+  @bounded
+  def f(x: Annotated[float, Interval(ge=0, le=1)], n: Literal[1, 3] = 1):
+    return x, n
+
+  with pytest.raises(ValueError, match=r'^x: 2(\.0)? is outside \[0, 1\]$'):
+    f(value)
+  with pytest.raises(ValueError, match='^n: 2(.0)? is not one of 1, 3$'):
+    f(np.float32(0.5), value)
+  assert f(np.float32(0.5), np.int64(3)) == (0.5, 3)
+
+
+@pytest.mark.parametrize(
+  ('hint', 'value', 'words'),
+  [
+    (Annotated[float, Interval(ge=0, le=1)], 'a', "'a' is of a wrong type; in [0, 1] is wanted"),
+    (Annotated[tuple[int, ...], Len(1, 2)], 3, '3 is of a wrong type'),
+    (Annotated[str, OneOf(RULES)], 3, '3 is of a wrong type; one of midpoint, heun is wanted'),
+  ],
+)
+def test_a_value_of_a_wrong_type_is_named_too(hint, value, words):
+  with pytest.raises(ValueError, match=f'^x: {re.escape(words)}$'):
+    check({'x': value}, {'x': hint})
 
 
 def test_fields_are_arguments():

@@ -92,7 +92,8 @@ def identity(value: Any) -> Hashable:
   """Equal for two functions that one factory made with the same arguments."""
   if inspect.isfunction(value):
     cells = [identity(cell.cell_contents) for cell in value.__closure__ or ()]
-    return value.__code__, *cells, identity(value.__defaults__)
+    keywords = sorted((value.__kwdefaults__ or {}).items())
+    return value.__code__, *cells, identity(value.__defaults__), identity(keywords)
   if isinstance(value, (tuple, list)):
     return type(value), *map(identity, value)
   try:

@@ -175,6 +175,17 @@ def test_samplers_made_alike_share_a_program():
   assert stability.compiled.cache_info().misses == before.misses + 2
 
 
+def test_samplers_that_differ_in_a_default_alone_are_run_apart():
+  def make(gain):
+    def update(schedule, denoiser, state, step, noise, *, gain=gain):
+      return state._replace(x=gain * state.x)
+
+    return ddim()._replace(update=update)
+
+  one, two = (enlargement(make(gain), *places('trailing', 3)) for gain in (1.0, 2.0))
+  assert two == pytest.approx(4 * one, rel=1e-5)
+
+
 def test_the_table_has_the_least_number_from_which_on_all_are_stable():
   sizes = [enlargement(heun(), *places('linspace', count)) for count in range(2, 9)]
   (found,) = {int(stable_from(heun(), path(), 'linspace', most)) for most in (7, 8)}
