@@ -116,6 +116,8 @@ def complaint(value: Any, hint: Any) -> str:
   """What is wrong with a value of the hint's type, as '0 must be at least 1'; '' for nothing."""
   if get_origin(hint) is Annotated:
     kind, *metadata = get_args(hint)
+    if kind is int and isinstance(value, float) and not value.is_integer():
+      return f'{value} is not a whole number'
     return own_complaint(value, list(flat(metadata))) or complaint(value, kind)
   if get_origin(hint) is Literal:
     return '' if literal(value, hint) else f'{value!r} is not {options_of(get_args(hint))}'

@@ -108,6 +108,7 @@ def test_scalars_of_numpy_are_numbers(value):
 @pytest.mark.parametrize(
   ('hint', 'value', 'words'),
   [
+    (Annotated[int, Interval(ge=0, le=99)], 10.5, '10.5 is not a whole number'),
     (Annotated[float, Interval(ge=0, le=1)], 'a', "'a' is of a wrong type; in [0, 1] is wanted"),
     (Annotated[tuple[int, ...], Len(1, 2)], 3, '3 is of a wrong type'),
     (Annotated[str, OneOf(RULES)], 3, '3 is of a wrong type; one of midpoint, heun is wanted'),
