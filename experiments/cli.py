@@ -28,6 +28,7 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags import tuple_parser
 
+from ddpm_jax import logs
 from ddpm_jax.bounds import describe
 from ddpm_jax.errors import Failed, InputError, Interrupted
 from ddpm_jax.files import refusal
@@ -135,14 +136,22 @@ def host_flags() -> dict[str, flags.FlagHolder]:
   }
 
 
-def join() -> None:
-  """Joins the other hosts where flags say so; before anything asks for devices."""
+def join(stops_together: bool = False) -> None:
+  """Joins the other hosts where flags say so; before anything asks for devices.
+
+  Args:
+    stops_together: whether the command asks JAX's service for the step at which all hosts end, as
+      training does; any other ends at once by a signal, since it has nothing to save.
+  """
   from ddpm_jax.training import hosts
 
   given = {name: holder.value for name, holder in host_flags().items()}
   explicit = [given[name] for name in ('coordinator', 'num_processes', 'process_id')]
   if given['distributed'] or any(value is not None for value in explicit):
     hosts.join(*explicit, timeout=given['host_timeout'])
+    if not stops_together:
+      for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, lambda number, frame: hosts.leave(128 + number, ended_by(number)))
 
 
 def overrides() -> dict[str, Any]:
@@ -153,6 +162,7 @@ def overrides() -> dict[str, Any]:
 
 def run(main: Callable[[], None]) -> NoReturn:
   """Parses the command line, calls main() and exits."""
+  logs.outlive_terminal()
   signal.signal(signal.SIGTERM, interrupt)
   try:
     code = exit_code(main)
@@ -173,7 +183,12 @@ def run(main: Callable[[], None]) -> NoReturn:
 def interrupt(signum: int, frame: Any) -> NoReturn:
   """The handler of SIGTERM until the training loop, which saves first, sets its own."""
   del frame
-  raise Interrupted(signum, f'ended by {signal.Signals(signum).name}')
+  raise Interrupted(signum, ended_by(signum))
+
+
+def ended_by(signum: int) -> str:
+  """The last line of a program that had nothing to save."""
+  return f'ended by {signal.Signals(signum).name}'
 
 
 def exit_code(main: Callable[[], None]) -> int:

@@ -212,6 +212,9 @@ class Checkpoint:
   folder: Path | None = setting(
     None, "where, as gs://bucket/run; unset: checkpoints in the run's folder"
   )
+  grace_seconds: Annotated[float, Interval(gt=0, le=1e6)] = setting(
+    30.0, 'from a stop to a kill, as the cluster gives it; a save that takes longer is warned of'
+  )
 
 
 @dataclasses.dataclass(frozen=True)

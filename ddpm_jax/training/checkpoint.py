@@ -43,6 +43,14 @@ def whole_steps(folder: epath.Path) -> list[int]:
   return sorted(found.step for found in ocp.path.step.standard_name_format().find_all(folder))
 
 
+class Manager(ocp.CheckpointManager):
+  """Orbax's, which leaves it to the loop to ask whether the run is to end; see `stopping`."""
+
+  def reached_preemption(self, step: int) -> bool:
+    del step
+    return False
+
+
 class Checkpoints:
   """The checkpoints in one folder; a context manager that waits for the last save on leaving."""
 
@@ -60,7 +68,7 @@ class Checkpoints:
         if self._writes
         else ocp.CheckpointManagerOptions(read_only=True)
       )
-      self._manager = ocp.CheckpointManager(
+      self._manager = Manager(
         self.folder,
         options=self._options,
         handler_registry=checksums.handlers() if self._writes else None,
@@ -91,6 +99,10 @@ class Checkpoints:
     """Waits until what was saved is on the disk."""
     with _quiet():
       self._manager.wait_until_finished()
+
+  def wait_beside(self) -> None:
+    """The same for a thread beside the one that saves: it changes nothing that they share."""
+    self._manager.wait_until_finished()
 
   def restore(self, step: int, like: Tree) -> tuple[Tree, dict[str, Any]]:
     """The state and the record at `step`; `like` gives shapes, dtypes and shardings.

@@ -7,6 +7,10 @@ import contextlib
 import json
 import os
 import re
+import select
+import shlex
+import signal
+import socket
 import sys
 import threading
 import time
@@ -18,8 +22,10 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
+from ddpm_jax import logs
 from ddpm_jax.config import Config, provenance, to_json
 from ddpm_jax.errors import Failed, InputError
+from ddpm_jax.training.stopping import heard
 
 GRACE = 2.0  # seconds that the first host outlives an error of all, for the others to tell of it
 # What the collectives of each platform say when a host has gone.
@@ -48,40 +54,65 @@ def join(
       have unequal numbers of devices.
   """
   told = f'{num_processes or "the"} hosts at {coordinator or "the address of the cluster"}'
-
-  # The runtime's own end of waiting is a crash that Python does not see.
-  watch = threading.Timer(timeout, give_up, [told, timeout])
-  watch.daemon = True
-  watch.start()
   try:
-    jax.distributed.initialize(
-      coordinator,
-      num_processes,
-      process_id,
-      initialization_timeout=timeout + 60,
-      heartbeat_timeout_seconds=timeout,
-    )
+    with watched(told, timeout):
+      jax.distributed.initialize(
+        coordinator,
+        num_processes,
+        process_id,
+        initialization_timeout=timeout + 60,
+        heartbeat_timeout_seconds=timeout,
+      )
   except (ValueError, RuntimeError) as error:
     raise InputError(
       f'--distributed: {error}; give --coordinator, --num_processes and --process_id'
     ) from error
-  finally:
-    watch.cancel()
+  heard()
   counts = collections.Counter(device.process_index for device in jax.devices())
   if len(set(counts.values())) > 1:
     listed = ', '.join(f'host {host} has {counts[host]}' for host in sorted(counts))
     raise InputError(f'the hosts have unequal numbers of devices: {listed}')
 
 
-def give_up(told: str, timeout: int) -> None:
-  """Ends the program: the others have not come."""
-  print(
-    f'--distributed: not all of {told} have come within {timeout} s; start each of them with the '
-    'same --coordinator and --num_processes and a --process_id of its own',
-    file=sys.stderr,
-    flush=True,
-  )
-  os._exit(2)
+@contextlib.contextmanager
+def watched(told: str, timeout: int) -> Iterator[None]:
+  """Ends the program where the others do not come in time, or a signal comes before them.
+
+  The runtime waits outside of Python, where no handler of a signal is called and an end of its own
+  would be a crash. So another thread watches, to which Python writes the number of a signal.
+  """
+  watching, telling = os.pipe()
+  os.set_blocking(telling, False)
+  before = signal.set_wakeup_fd(telling)
+  watch = threading.Thread(target=keep_watch, args=(watching, told, timeout), daemon=True)
+  watch.start()
+  try:
+    yield
+  finally:
+    signal.set_wakeup_fd(before)
+    os.write(telling, b'\0')
+    watch.join()
+    os.close(watching)
+    os.close(telling)
+
+
+def keep_watch(watching: int, told: str, timeout: int) -> None:
+  """Waits for the number of a signal, or 0 where all is well; ends the program otherwise."""
+  if not select.select([watching], [], [], timeout)[0]:
+    leave(
+      2,
+      f'--distributed: not all of {told} have come within {timeout} s; start each of them with the '
+      'same --coordinator and --num_processes and a --process_id of its own',
+    )
+  if signum := os.read(watching, 1)[0]:
+    name = signal.Signals(signum).name
+    leave(128 + signum, f'ended by {name} while it waited for the other hosts')
+
+
+def leave(exit_code: int, line: str) -> None:
+  """Says why and ends the program at once: to end in order is to wait for the other hosts."""
+  print(line, file=sys.stderr, flush=True)
+  os._exit(exit_code)
 
 
 def is_first() -> bool:
@@ -90,9 +121,20 @@ def is_first() -> bool:
 
 
 def say(line: str) -> None:
-  """Prints a line, once for all hosts."""
-  if is_first():
-    print(line, flush=True)
+  """Prints a line once for all hosts; each notes it in its log."""
+  (logs.say if is_first() else logs.note)(line)
+
+
+def begin_log(workdir: str | os.PathLike[str]) -> None:
+  """Opens the log of this host; it begins with where this host runs, and by which command."""
+  path = logs.log_of(workdir, jax.process_index())
+  logs.open_log(path)
+  if '://' in str(workdir):
+    say(f'{workdir}: each host keeps its log on a disk of its own, in {path.parent}')
+  logs.note(
+    f'host {jax.process_index()} of {jax.process_count()}, {socket.gethostname()}, process '
+    f'{os.getpid()}: {shlex.join(sys.argv)}'
+  )
 
 
 def agree(config: Config, folder: epath.Path, **facts: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import time
 from collections.abc import Callable, Collection, Generator, Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from ddpm_jax import data
+from ddpm_jax import data, logs
 from ddpm_jax.config import Config, plain_group, plugin_sources
 from ddpm_jax.data.dataset import Batch
 from ddpm_jax.errors import Failed, Interrupted
@@ -52,7 +53,7 @@ def train(config: Config, workdir: str | os.PathLike[str], plugins: Collection[s
     Interrupted: SIGINT or SIGTERM came; the run is saved.
     Failed: losses stay infinite, the disk is full or another host has gone; what was saved stays.
   """
-  with hosts.lost_hosts(), full_disk(workdir):
+  with logs.kept(), hosts.lost_hosts(), full_disk(workdir):
     for _ in steps(config, workdir, plugins):
       pass
 
@@ -90,15 +91,18 @@ def advance_all(
   with hosts.together():
     read_on(batches, config, step)
     raise_fault(batches)
+  hosts.begin_log(workdir)
   if hosts.is_first():
     tell_begun(experiment, workdir, step)
     write_record(workdir, experiment)
 
   def save() -> None:
     """Waits for the steps under way, since their metrics are part of the record."""
+    begun = time.monotonic()
     report.complete(window.flush())
     record = {'data': batches.get_state(), 'window': window.record()}
     checkpoints.save(step, parallel.for_checkpoint(state), record)
+    report.time_save(begun, checkpoints.wait_beside)
 
   with Report(experiment, parallel, workdir, window, step) as report, stopping() as asked:
     while step < num_steps and not asked():
@@ -121,9 +125,8 @@ def advance_all(
   if step < num_steps:
     with hosts.together():
       raise_fault(batches)
-    raise Interrupted(
-      asked.signum, f'interrupted and saved at step {step}; the same command goes on from there'
-    )
+    told = f'interrupted and saved at step {step}' if step else 'interrupted before the first step'
+    raise Interrupted(asked.signum, f'{told}; the same command goes on from there')
   report.summary()
 
 

@@ -27,6 +27,7 @@ from rich.progress import (
   TimeRemainingColumn,
 )
 
+from ddpm_jax import logs
 from ddpm_jax.files import whole
 
 Scalars = dict[str, float]
@@ -186,7 +187,7 @@ def cut(path: pathlib.Path, step: int) -> None:
 
 
 class Display:
-  """Step, loss, images/s and time left: a bar on a terminal, elsewhere a line now and then."""
+  """Step, loss, images/s and time left: a bar on a terminal; elsewhere, and in the log, lines."""
 
   def __init__(self, step: int, num_steps: int, batch_size: int, seconds: float = 10.0):
     self._batch_size = batch_size
@@ -210,10 +211,10 @@ class Display:
     if self._bar:
       told = {'loss': f'loss {loss:.4f}', 'rate': f'{rate:,.0f} images/s'}
       self._bar.update(self._task, completed=step, **told)
-    elif now - self._said >= self._seconds or step == self._num_steps:
+    if now - self._said >= self._seconds or step == self._num_steps:
       self._said = now
       told = f'step {step}/{self._num_steps}  loss {loss:.4f}  {rate:,.0f} images/s'
-      print(told + self._left(), flush=True)
+      (logs.note if self._bar else logs.say)(told + self._left())
     return rate
 
   def _left(self) -> str:

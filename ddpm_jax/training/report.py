@@ -8,12 +8,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import pathlib
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
+from ddpm_jax import logs
 from ddpm_jax.training import hosts, pictures
 from ddpm_jax.training.experiment import Experiment
 from ddpm_jax.training.metrics import Board, Display, MetricWriter, Scalars, Window
@@ -48,11 +50,14 @@ class Report:
       self._writer = MetricWriter(workdir, step)
       self._display = Display(step, self._num_steps, config.dataset.batch_size)
     self._start, self._first, self._looked = time.monotonic(), 0.0, 0.0
+    self._timing: threading.Thread | None = None
 
   def __enter__(self) -> Report:
     return self
 
   def __exit__(self, *exception: object) -> None:
+    if self._timing:
+      self._timing.join(1.0)  # it may be about to speak; where a host has gone it waits for ever
     if self._tells:
       self._display.close()
       if '_board' in vars(self):
@@ -131,14 +136,37 @@ class Report:
       with self._aside('TensorBoard'):
         self._board.picture(step, 'preview', pixels)
 
+  def time_save(self, begun: float, wait: Callable[[], None]) -> None:
+    """Tells of the first save how long it takes from `begun` until `wait` returns."""
+    if self._tells and not self._timing:
+      self._timing = threading.Thread(target=self._tell_save, args=(begun, wait), daemon=True)
+      self._timing.start()
+
+  def _tell_save(self, begun: float, wait: Callable[[], None]) -> None:
+    with contextlib.suppress(Exception):  # the loop raises it too, at its next save or wait
+      wait()
+      hosts.say(told_of_save(time.monotonic() - begun, self._config.checkpoint.grace_seconds))
+
   def summary(self) -> None:
     """The last lines on the screen."""
     if not self._tells:
       return
     seconds = time.monotonic() - self._start
-    print(
+    logs.say(
       f'trained to step {self._num_steps} in {seconds:.0f} s: {self._first:.0f} s until the first '
       f'step was done, {self._looked:.0f} s on held-out losses and previews'
     )
     with self._aside('the loss curve'):
-      print(pictures.loss_curve(self._workdir))
+      logs.say(str(pictures.loss_curve(self._workdir)))
+
+
+def told_of_save(seconds: float, grace: float) -> str:
+  """How long a save takes, and a warning where a stop gives less time than that."""
+  told = f'saving a checkpoint takes {seconds:.1f} s, its wait for the steps under way included'
+  if seconds <= grace:
+    return told
+  return (
+    f'{told}; a stop with a kill after config.checkpoint.grace_seconds={grace:g} s would lose what '
+    'was trained since the last one: ask the cluster for more time, or lower '
+    'config.checkpoint.every_steps'
+  )

@@ -1,4 +1,10 @@
-"""How a run hears that it is to end: Ctrl-C, or SIGTERM as schedulers and preemptions send it."""
+"""How a run hears that it is to end: Ctrl-C, or SIGTERM as schedulers and preemptions send it.
+
+Several hosts must end at one step. JAX's service sees to that: each host asks it before each step,
+with a number that goes up by one, and where a host has had a SIGTERM the service finds the next
+number that no host has come to. It keeps only the last number that it was asked with, and waits for
+one number exactly: so there is one count in a process, and nothing but `heard` asks.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +21,17 @@ import jax
 from jax.experimental import multihost_utils
 
 NOTICE = 5.0  # seconds that JAX's service has, which looks once a second, to find a step for all
+
+
+_numbers = itertools.count()
+
+
+def heard() -> bool:
+  """Whether all hosts are to end now; every host asks alike.
+
+  The first time is on joining: the service forgets a SIGTERM before it has any number.
+  """
+  return multihost_utils.reached_preemption_sync_point(next(_numbers))
 
 
 class Asked:
@@ -69,15 +86,13 @@ def one_host() -> Iterator[Asked]:
 @contextlib.contextmanager
 def several_hosts() -> Iterator[Asked]:
   """SIGTERM is left to JAX's service; Ctrl-C is handed on to it."""
-  calls = itertools.count()
 
   def handle(number: int, frame: Any) -> None:
     del number, frame
     os.kill(os.getpid(), signal.SIGTERM)
 
   with handling(handle, signal.SIGINT):
-    # Its own count, without gaps: the service waits for one number exactly.
-    yield Asked(lambda: multihost_utils.reached_preemption_sync_point(next(calls)), tell_all)
+    yield Asked(heard, tell_all)
 
 
 def tell_all() -> None:

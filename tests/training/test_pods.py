@@ -1,6 +1,7 @@
 """Real processes over JAX's distributed runtime, as on a pod: gloo stands for the network."""
 
 import json
+import shutil
 import signal
 
 import jax
@@ -141,6 +142,17 @@ def test_a_preempted_host_makes_all_save_at_one_step_and_any_topology_goes_on(lo
   assert (end, record['data']) == (600, expected[2]['data'])
   np.testing.assert_allclose(losses(run), losses(long), rtol=1e-3)
   assert_same(state.params, expected[1].params, atol=1e-3)
+
+
+def test_a_stop_that_comes_inside_a_save_is_heard_however_far_the_run_is(long, tmp_path):
+  """Orbax could ask for it too, by a count of its own, and hear it in the loop's place."""
+  run = shutil.copytree(long, tmp_path / 'run')
+  flags = (*LONG, '--config.training.num_steps=660', '--config.checkpoint.every_steps=1')
+  struck = ('--stage=saving', '--step=603', '--struck=1')
+  with Pod(run, *flags, *struck, devices=(1, 1), command='struck_train') as pod:
+    assert pod.wait() == [143, 143], pod.outputs()
+  assert 603 <= final(run)[0] <= 606
+  assert f'interrupted and saved at step {final(run)[0]};' in pod.outputs()[0]
 
 
 @pytest.mark.parametrize('victim', [0, 1])

@@ -1,0 +1,53 @@
+import http.server
+import threading
+import urllib.parse
+
+import pytest
+
+from ddpm_jax.training import metadata
+
+NEWS = {'instance/maintenance-event': 'TERMINATE_ON_HOST_MAINTENANCE', 'instance/preempted': 'TRUE'}
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+  """Google's, as its documentation has it: the first answer is of now, the second of a change."""
+
+  def do_GET(self):
+    address = urllib.parse.urlparse(self.path)
+    key = address.path.removeprefix('/computeMetadata/v1/')
+    query = dict(urllib.parse.parse_qsl(address.query))
+    self.server.asked.append((self.headers['Metadata-Flavor'], key, query))
+    if len(self.server.asked) == 1:
+      self.send_error(503)
+      return
+    changed = query['last_etag'] == 'first'
+    self.send_response(200)
+    self.send_header('ETag', 'second' if changed else 'first')
+    self.end_headers()
+    self.wfile.write((NEWS[key] if changed else metadata.QUIET[key]).encode())
+
+  def log_message(self, *arguments):
+    """Says nothing."""
+
+
+@pytest.mark.parametrize('key', NEWS)
+def test_a_change_ends_the_program_and_silence_does_not(key, monkeypatch, capsys):
+  server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Server)
+  server.asked = []
+  threading.Thread(target=server.serve_forever, daemon=True).start()
+  sent = []
+  monkeypatch.setenv('GCE_METADATA_HOST', f'127.0.0.1:{server.server_port}')
+  monkeypatch.setattr(metadata, 'RETRY', 0.01)
+  monkeypatch.setattr(metadata.os, 'kill', lambda *signal: sent.append(signal))
+  try:
+    metadata.wait_for_end(key)
+  finally:
+    server.shutdown()
+    server.server_close()
+  assert sent == [(metadata.os.getpid(), metadata.signal.SIGTERM)]
+  flavors, keys, queries = zip(*server.asked, strict=True)
+  assert set(flavors) == {'Google'} and set(keys) == {key}
+  assert [query['last_etag'] for query in queries] == ['0', '0', 'first']
+  assert all(query['wait_for_change'] == 'true' for query in queries)
+  first, last = capsys.readouterr().out.splitlines()
+  assert 'cannot be read' in first and f'{key}={NEWS[key]}' in last
