@@ -27,7 +27,7 @@ test: $(ready)  ## the quick suite
 test-slow: $(ready)  ## what takes over a minute by itself
 	@$(python) -m pytest -m slow
 
-soak: $(ready)  ## kill a run of several hosts thirty times and look what was lost (10 to 25 minutes)
+soak: $(ready)  ## kill or stop a run of several hosts thirty times and look what was lost (10 to 25 minutes)
 	@PYTHONPATH=.:tests/training $(python) tests/training/soak.py
 
 figures: $(ready)  ## draw the figures of docs/mathematics.md and docs/losses.md

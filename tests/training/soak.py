@@ -1,10 +1,11 @@
-"""Kills a run of several hosts again and again: `make soak`; its table is in docs/pods.md.
+"""Ends a run of several hosts again and again: `make soak`; its table is in docs/pods.md.
 
 Every round starts the training command on two hosts or, in the second half, on whatever hosts and
-devices come up, kills one process with SIGKILL at a random moment (in every third round while a
-checkpoint is being written, in another third while it starts), and starts anew. In the end the run
-must have seen the example sequence of one that nothing disturbed, and have its parameters: bit for
-bit where the hosts stayed the same, to rounding where not.
+devices come up, and strikes at a random moment (in every third round while a checkpoint is being
+written, in another third while it starts): two times in three it kills one process by SIGKILL, else
+it sends SIGTERM to one or to all. Then it starts anew. In the end the run must have seen the
+example sequence of one that nothing disturbed, and have its parameters: bit for bit where the hosts
+stayed the same, to rounding where not.
 """
 
 import argparse
@@ -40,7 +41,7 @@ FLAGS = (
 
 
 def rounds(workdir, count, kept, flags, table):
-  """Kills so many times; one row of the table for each."""
+  """Strikes so many times; one row of the table for each."""
   for number in range(count):
     name = '2x1' if kept else random.choice([*TOPOLOGIES])
     mode = 'pmap' if kept else random.choice(MODES)
@@ -58,15 +59,32 @@ def rounds(workdir, count, kept, flags, table):
         pod.when(lambda: any((workdir / 'checkpoints').glob('*tmp*')))
       elif during == 'training':
         time.sleep(random.uniform(0, 4))
-      victim, clock = random.randrange(len(devices)), time.monotonic()
-      pod.signal(victim, signal.SIGKILL)
+      signum, victims = strike(number, len(devices))
+      clock = time.monotonic()
+      for victim in victims:
+        pod.signal(victim, signum)
       codes = pod.wait()
       seconds = time.monotonic() - clock
-    assert codes[victim] == -signal.SIGKILL and 0 not in codes, (codes, pod.outputs())
     at, left = reached(workdir), newest(workdir)
-    row = [len(table.rows) + 1, name, mode, begun, at, during, victim, f'{seconds:.1f}', at - left]
+    told = (signum.name, codes, at, left, pod.outputs())
+    assert 0 not in codes, told
+    if signum == signal.SIGKILL:
+      assert codes[victims[0]] == -signal.SIGKILL, told
+    elif during != 'the start':
+      assert codes == [143] * len(devices) and at == left, told
+    struck = victims[0] if len(victims) == 1 else 'all'
+    row = [len(table.rows) + 1, name, mode, begun, at, during, signum.name, struck]
+    row += [f'{seconds:.1f}', at - left]
     table.add_row(*map(str, row))
     print(*row, flush=True)
+
+
+def strike(number, hosts):
+  """The signal of a round and the hosts that get it: each third one SIGTERM, at every moment."""
+  one = [random.randrange(hosts)]
+  if (number + number // len(MOMENTS)) % 3 != 2:
+    return signal.SIGKILL, one
+  return signal.SIGTERM, random.choice([one, range(hosts)])
 
 
 def reached(workdir):
@@ -117,8 +135,8 @@ def main():
   random.seed(asked.seed)
   flags = (*FLAGS, f'--config.training.num_steps={asked.steps}')
   table = Table(
-    *('round', 'hosts x devices', 'mode', 'from step', 'killed at', 'during', 'host'),
-    *('others ended after, s', 'steps lost'),
+    *('round', 'hosts x devices', 'mode', 'from step', 'struck at', 'during', 'by', 'host'),
+    *('all ended after, s', 'steps lost'),
   )
   with tempfile.TemporaryDirectory() as folder:
     whole, kept, moved = (pathlib.Path(folder, name) for name in ('whole', 'kept', 'moved'))

@@ -19,7 +19,7 @@ STEP = flags.DEFINE_integer('step', 1, 'From which step on.')
 STRUCK = flags.DEFINE_list('struck', ['0'], 'The hosts that it comes to.')
 
 HEARD = 2.5  # seconds in which JAX's service, which looks once a second, is sure to hear of it
-PACE = 0.02  # seconds that each step is made longer by, or hundreds would pass before it hears
+PACE = 0.05  # seconds that each step is made longer by, or hundreds would pass before it hears
 
 
 class Stage(NamedTuple):
@@ -51,17 +51,25 @@ def strike(stage: Stage) -> None:
   function, struck = getattr(stage.owner, stage.name), []
 
   def wrapped(*arguments: Any, **named: Any) -> Any:
-    now = not struck and stage.reads(*arguments) >= STEP.value
-    result = function(*arguments, **named) if stage.after or not now else None
-    if now:
-      struck.append(True)
-      if str(jax.process_index()) in STRUCK.value:
-        print('struck', flush=True)
-        os.kill(os.getpid(), signal.SIGTERM)
-      time.sleep(HEARD if stage.wait else 0)
-    return result if stage.after or not now else function(*arguments, **named)
+    if struck or stage.reads(*arguments) < STEP.value:
+      return function(*arguments, **named)
+    struck.append(True)
+    if stage.after:
+      result = function(*arguments, **named)
+      terminate(stage.wait)
+      return result
+    terminate(stage.wait)
+    return function(*arguments, **named)
 
   setattr(stage.owner, stage.name, wrapped)
+
+
+def terminate(wait: bool) -> None:
+  """Sends this process SIGTERM where it is one of the struck."""
+  if str(jax.process_index()) in STRUCK.value:
+    print('struck', flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+  time.sleep(HEARD if wait else 0)
 
 
 def slow_down() -> None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import time
 
 import jax
 import numpy as np
@@ -144,15 +145,54 @@ def test_a_preempted_host_makes_all_save_at_one_step_and_any_topology_goes_on(lo
   assert_same(state.params, expected[1].params, atol=1e-3)
 
 
-def test_a_stop_that_comes_inside_a_save_is_heard_however_far_the_run_is(long, tmp_path):
-  """Orbax could ask for it too, by a count of its own, and hear it in the loop's place."""
+@pytest.mark.parametrize(('stage', 'step'), [('saving', 603), ('restoring', 600)])
+def test_a_stop_between_steps_is_heard_however_far_the_run_is(long, tmp_path, stage, step):
+  """Orbax could ask for it in the loop's place, by a count of its own; or nobody had yet asked."""
   run = shutil.copytree(long, tmp_path / 'run')
   flags = (*LONG, '--config.training.num_steps=660', '--config.checkpoint.every_steps=1')
-  struck = ('--stage=saving', '--step=603', '--struck=1')
+  struck = (f'--stage={stage}', f'--step={step}', '--struck=1')
   with Pod(run, *flags, *struck, devices=(1, 1), command='struck_train') as pod:
     assert pod.wait() == [143, 143], pod.outputs()
-  assert 603 <= final(run)[0] <= 606
-  assert f'interrupted and saved at step {final(run)[0]};' in pod.outputs()[0]
+  saved = final(run)[0]
+  assert step <= saved <= step + 3
+  for host, said in enumerate(pod.outputs()):
+    line = f'interrupted and saved at step {saved};'
+    assert line in said and line in (run / 'logs' / f'host-{host}.txt').read_text()
+
+
+# Stages at which SIGTERM comes, one after the other in the life of a run, and to which hosts.
+STOPS = {
+  'joining': '0',
+  'reading the data': '1',
+  'restoring': '0,1',
+  'compiling': '1',
+  'a step': '0,1',
+  'saving': '0',
+  'writing': '0',
+  'held-out losses': '0',
+}
+LATE_STOPS = {'the last wait': '1', 'the summary': '0,1'}  # all is done: it ends as if unheard
+
+
+@pytest.mark.slow
+def test_a_stop_at_any_stage_ends_all_hosts_and_the_run_goes_on_bit_for_bit(long, tmp_path):
+  run, before = tmp_path / 'run', 0
+  for stage, struck in (STOPS | LATE_STOPS).items():
+    flags = (*LONG, f'--stage={stage}', f'--struck={struck}')
+    with Pod(run, *flags, devices=(1, 1), command='struck_train') as pod:
+      assert pod.wait() == [0 if stage in LATE_STOPS else 143] * 2, (stage, pod.outputs())
+    assert all('Traceback' not in said for said in pod.outputs()), pod.outputs()
+    step = Checkpoints(run / 'checkpoints').latest_step() or 0
+    print(stage, before, step)
+    assert step == 600 if stage in LATE_STOPS else before <= step < 600
+    before = step
+    if stage == 'the last wait':
+      (run / 'checkpoints' / '600').rename(tmp_path / '600')  # and it goes on from the one before
+      before = 0
+  (_, state, record), expected = final(run), final(long)
+  assert record == expected[2]
+  assert_same(state, expected[1], rtol=0)
+  assert (run / 'metrics.jsonl').read_bytes() == (long / 'metrics.jsonl').read_bytes()
 
 
 @pytest.mark.parametrize('victim', [0, 1])
@@ -188,7 +228,8 @@ def test_checkpoints_may_be_apart_from_folders_that_hosts_do_not_share(one, tmp_
   apart = (*TINY, f'--config.checkpoint.folder={tmp_path}/kept')
   own = [(f'--workdir={tmp_path}/{host}',) for host in (0, 1)]
   train(tmp_path / '0', *apart, devices=(1, 1), own=own)
-  assert not (tmp_path / '1').exists() and not (tmp_path / '0' / 'checkpoints').exists()
+  assert [path.name for path in (tmp_path / '1').iterdir()] == ['logs']
+  assert not (tmp_path / '0' / 'checkpoints').exists()
   np.testing.assert_allclose(losses(tmp_path / '0'), losses(one), rtol=1e-5)
   assert load_run(tmp_path / '0', plugins=('tiny',)).step == 30
 
@@ -238,6 +279,17 @@ def test_hosts_that_do_not_fit_all_say_why(tmp_path, mistake):
     assert pod.wait() == [2, 2], pod.outputs()
   assert all(words in text for text in pod.outputs()), pod.outputs()
   assert not (tmp_path / 'run' / 'checkpoints').exists()
+
+
+@pytest.mark.slow
+def test_a_signal_ends_a_host_that_waits_for_the_others(tmp_path):
+  """The runtime waits outside of Python, which would call no handler before the wait is over."""
+  alone = ('--num_processes=2', '--process_id=1', '--host_timeout=120')
+  with Pod(tmp_path / 'run', *TINY, '--coordinator=127.0.0.1:1', *alone) as pod:
+    time.sleep(15)
+    pod.signal(0, signal.SIGTERM)
+    assert pod.wait(5) == [143], pod.outputs()
+  assert 'ended by SIGTERM while it waited for the other hosts' in pod.outputs()[0]
 
 
 def test_a_host_that_waits_in_vain_says_for_whom(tmp_path):
