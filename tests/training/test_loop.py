@@ -51,6 +51,12 @@ def contents(folder):
   return {path: path.read_bytes() for path in folder.rglob('*') if path.is_file()}
 
 
+def log(workdir):
+  """What the log of the one host says, line by line, without its times."""
+  lines = (workdir / 'logs' / 'host-0.txt').read_text().splitlines()
+  return [line.split('  ', 1)[1] for line in lines]
+
+
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
   """The folder of a run that nothing disturbed."""
@@ -74,6 +80,9 @@ def test_an_interrupted_run_ends_bit_identical_to_one_that_was_not(whole, tmp_pa
   assert step == 30 and record['data'] == {'next_index': 30}
   expected = final(whole)
   assert record == expected[2]
+  said = '\n'.join(log(tmp_path))
+  assert said.count('host 0 of 1, ') == 3, 'each start goes on with the log'
+  assert 'interrupted and saved at step 7' in said and 'step 30/30  loss' in said
   for path, leaf in jax.tree.leaves_with_path(state):
     other = dict(jax.tree.leaves_with_path(expected[1]))[path]
     np.testing.assert_array_equal(leaf, other, err_msg=jax.tree_util.keystr(path))
@@ -99,6 +108,28 @@ def test_a_finished_run_says_so_and_is_left_alone(whole, capsys):
   train(tiny(), whole)
   assert 'already finished at step 30 of 30' in capsys.readouterr().out
   assert contents(whole) == before
+
+
+def test_a_lost_connection_ends_nothing(tmp_path):
+  """The terminal of the process goes in mid-run: SIGHUP comes, and what is written is refused."""
+  master, terminal = os.openpty()
+  here = pathlib.Path(__file__).parent
+  command = [sys.executable, '-m', 'experiments.train', f'--config={here / "tiny_config.py"}']
+  process = subprocess.Popen(
+    ['setsid', '--ctty', *command, f'--workdir={tmp_path}', '--config.training.num_steps=3000'],
+    env={**os.environ, 'JAX_NUM_CPU_DEVICES': '2', 'PYTHONPATH': f'{here}:{ROOT}'},
+    cwd=ROOT,
+    **dict.fromkeys(('stdin', 'stdout', 'stderr'), terminal),
+  )
+  os.close(terminal)
+  while b'step' not in os.read(master, 1000):  # of the progress bar
+    pass
+  os.close(master)
+  assert process.wait(120) == 0
+  rows = read(tmp_path / 'metrics.jsonl')
+  assert max(row['step'] for row in rows) == 3000
+  assert any('has gone (Input/output error)' in line for line in log(tmp_path))
+  assert any('trained to step 3000' in line for line in log(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -164,7 +195,8 @@ def mended(tmp_path_factory):
 def test_data_that_fails_in_mid_run_is_named_after_all_steps_are_saved(mended, whole):
   workdir, output, later = mended
   assert 'the file of example 7 is cut' in output and 'Traceback' not in output
-  assert 'going on from step 11' in later
+  assert 'going on from step 11' in later and 'saving a checkpoint takes' in later
+  assert any('the file of example 7 is cut' in line for line in log(workdir))
   assert (workdir / 'metrics.jsonl').read_bytes() != b''
   losses = [
     [row for row in read(run / 'metrics.jsonl') if 'loss' in row] for run in (workdir, whole)
