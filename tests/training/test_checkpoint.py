@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
+from jax.experimental import multihost_utils
 
 from ddpm_jax.errors import InputError, Interrupted
 from ddpm_jax.training import checksums
@@ -205,3 +206,15 @@ def test_a_checkpoint_without_checksums_is_read_and_said_to_have_none(filled, ca
   assert equal(restored, state(30.0))
   (line,) = [record.getMessage() for record in caplog.records if 'checksums' in record.getMessage()]
   assert line.startswith(f'{filled}/30: has no checksums')
+
+
+def test_a_save_does_not_ask_in_the_place_of_the_loop_whether_the_run_is_to_end(
+  tmp_path, monkeypatch
+):
+  asked = []
+  monkeypatch.setattr(multihost_utils, 'reached_preemption_sync_point', asked.append)
+  with Checkpoints(tmp_path, keep=1) as checkpoints:
+    for step in (1, 2):
+      checkpoints.save(step, state(), {})
+    checkpoints.wait()
+  assert asked == []

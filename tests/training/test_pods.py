@@ -145,16 +145,15 @@ def test_a_preempted_host_makes_all_save_at_one_step_and_any_topology_goes_on(lo
   assert_same(state.params, expected[1].params, atol=1e-3)
 
 
-@pytest.mark.parametrize(('stage', 'step'), [('saving', 603), ('restoring', 600)])
-def test_a_stop_between_steps_is_heard_however_far_the_run_is(long, tmp_path, stage, step):
-  """Orbax could ask for it in the loop's place, by a count of its own; or nobody had yet asked."""
+def test_a_stop_inside_a_save_is_heard_however_far_the_run_is(long, tmp_path):
+  """Orbax could ask for it in the loop's place, by a count of its own."""
   run = shutil.copytree(long, tmp_path / 'run')
   flags = (*LONG, '--config.training.num_steps=660', '--config.checkpoint.every_steps=1')
-  struck = (f'--stage={stage}', f'--step={step}', '--struck=1')
+  struck = ('--stage=saving', '--step=603', '--struck=1')
   with Pod(run, *flags, *struck, devices=(1, 1), command='struck_train') as pod:
     assert pod.wait() == [143, 143], pod.outputs()
   saved = final(run)[0]
-  assert step <= saved <= step + 3
+  assert 603 <= saved <= 606
   for host, said in enumerate(pod.outputs()):
     line = f'interrupted and saved at step {saved};'
     assert line in said and line in (run / 'logs' / f'host-{host}.txt').read_text()
@@ -183,7 +182,6 @@ def test_a_stop_at_any_stage_ends_all_hosts_and_the_run_goes_on_bit_for_bit(long
       assert pod.wait() == [0 if stage in LATE_STOPS else 143] * 2, (stage, pod.outputs())
     assert all('Traceback' not in said for said in pod.outputs()), pod.outputs()
     step = Checkpoints(run / 'checkpoints').latest_step() or 0
-    print(stage, before, step)
     assert step == 600 if stage in LATE_STOPS else before <= step < 600
     before = step
     if stage == 'the last wait':
