@@ -140,8 +140,8 @@ def join(stops_together: bool = False) -> None:
   """Joins the other hosts where flags say so; before anything asks for devices.
 
   Args:
-    stops_together: whether the command asks JAX's service for the step at which all hosts end, as
-      training does; any other ends at once by a signal, since it has nothing to save.
+    stops_together: whether SIGTERM is left to JAX's service, which the command asks for the step
+      at which all hosts end, as training does. What has nothing to save ends at once.
   """
   from ddpm_jax.training import hosts
 
@@ -149,9 +149,8 @@ def join(stops_together: bool = False) -> None:
   explicit = [given[name] for name in ('coordinator', 'num_processes', 'process_id')]
   if given['distributed'] or any(value is not None for value in explicit):
     hosts.join(*explicit, timeout=given['host_timeout'])
-    if not stops_together:
-      for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, lambda number, frame: hosts.leave(128 + number, ended_by(number)))
+    for signum in [signal.SIGINT] if stops_together else [signal.SIGINT, signal.SIGTERM]:
+      signal.signal(signum, lambda number, frame: hosts.leave(128 + number, ended_by(number)))
 
 
 def overrides() -> dict[str, Any]:

@@ -21,8 +21,6 @@ import jax
 from jax.experimental import multihost_utils
 
 NOTICE = 5.0  # seconds that JAX's service has, which looks once a second, to find a step for all
-
-
 _numbers = itertools.count()
 
 

@@ -222,6 +222,18 @@ def test_two_hosts_draw_the_samples_of_one_and_the_first_writes_them(long, tmp_p
   assert np.abs(one.astype(int) - two).max() <= 1, 'rounding to a level'
 
 
+@pytest.mark.slow
+def test_a_signal_ends_a_host_that_has_nothing_to_save_at_once(long):
+  flags = ('--num=100000', '--batch_size=8', '--steps=20', '--plugins=tiny')
+  with Pod(long, *flags, devices=(1, 1), timeout=10, command='experiments.sample') as pod:
+    pod.when(lambda: all('Gloo' in said for said in pod.outputs()))  # they have met
+    pod.signal(1, signal.SIGTERM)
+    assert pod.hosts[1].wait(10) == 143, pod.outputs()
+    assert pod.wait(30)[0] not in (0, 143), pod.outputs()
+  assert pod.outputs()[1].endswith('ended by SIGTERM\n')
+  assert not (long / 'samples.npz').exists()
+
+
 def test_checkpoints_may_be_apart_from_folders_that_hosts_do_not_share(one, tmp_path):
   apart = (*TINY, f'--config.checkpoint.folder={tmp_path}/kept')
   own = [(f'--workdir={tmp_path}/{host}',) for host in (0, 1)]
