@@ -14,22 +14,22 @@ import urllib.request
 from ddpm_jax import logs
 
 HOST = 'metadata.google.internal'  # unless the environment's GCE_METADATA_HOST names another
-# What the server tells, and its value as long as nothing is to happen.
-QUIET = {'instance/maintenance-event': 'NONE', 'instance/preempted': 'FALSE'}
+# What the server tells, and its value where the machine is to end (others are quiet, or migrations).
+ENDS = {'instance/maintenance-event': 'TERMINATE_ON_HOST_MAINTENANCE', 'instance/preempted': 'TRUE'}
 WAIT = 60  # seconds in which the server answers, whether or not the value has changed
 RETRY = 10.0  # seconds until it is asked anew where it has not answered
 
 
 def watch() -> None:
   """From now on sends this process SIGTERM where the server tells of its machine's end."""
-  for key in QUIET:
+  for key in ENDS:
     threading.Thread(target=wait_for_end, args=(key,), daemon=True).start()
 
 
 def wait_for_end(key: str) -> None:
-  """Returns once a key has had another value than its quiet one, and SIGTERM is sent."""
-  value, tag, failed = QUIET[key], '0', False
-  while value == QUIET[key]:
+  """Returns once a key has the value that tells of an end, and SIGTERM is sent."""
+  value, tag, failed = '', '0', False
+  while value != ENDS[key]:
     try:
       value, tag = ask(key, tag)
     except OSError as error:

@@ -6,11 +6,20 @@ import pytest
 
 from ddpm_jax.training import metadata
 
-NEWS = {'instance/maintenance-event': 'TERMINATE_ON_HOST_MAINTENANCE', 'instance/preempted': 'TRUE'}
+# As Google's pages have them, in the order of the answers.
+NEWS = {
+  'instance/maintenance-event': (
+    'NONE',
+    'MIGRATE_ON_HOST_MAINTENANCE',
+    'TERMINATE_ON_HOST_MAINTENANCE',
+  ),
+  'instance/preempted': ('FALSE', 'FALSE', 'TRUE'),
+}
+TAGS = ('0', 'a', 'b', 'c')
 
 
 class Server(http.server.BaseHTTPRequestHandler):
-  """Google's, as its documentation has it: the first answer is of now, the second of a change."""
+  """Google's, as its documentation has it: the first answer is of now, the others of changes."""
 
   def do_GET(self):
     address = urllib.parse.urlparse(self.path)
@@ -20,18 +29,18 @@ class Server(http.server.BaseHTTPRequestHandler):
     if len(self.server.asked) == 1:
       self.send_error(503)
       return
-    changed = query['last_etag'] == 'first'
+    number = TAGS.index(query['last_etag'])
     self.send_response(200)
-    self.send_header('ETag', 'second' if changed else 'first')
+    self.send_header('ETag', TAGS[number + 1])
     self.end_headers()
-    self.wfile.write((NEWS[key] if changed else metadata.QUIET[key]).encode())
+    self.wfile.write(NEWS[key][number].encode())
 
   def log_message(self, *arguments):
     """Says nothing."""
 
 
 @pytest.mark.parametrize('key', NEWS)
-def test_a_change_ends_the_program_and_silence_does_not(key, monkeypatch, capsys):
+def test_the_end_of_the_machine_ends_the_program_and_nothing_else_does(key, monkeypatch, capsys):
   server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Server)
   server.asked = []
   threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -47,7 +56,7 @@ def test_a_change_ends_the_program_and_silence_does_not(key, monkeypatch, capsys
   assert sent == [(metadata.os.getpid(), metadata.signal.SIGTERM)]
   flavors, keys, queries = zip(*server.asked, strict=True)
   assert set(flavors) == {'Google'} and set(keys) == {key}
-  assert [query['last_etag'] for query in queries] == ['0', '0', 'first']
+  assert [query['last_etag'] for query in queries] == ['0', '0', 'a', 'b']
   assert all(query['wait_for_change'] == 'true' for query in queries)
   first, last = capsys.readouterr().out.splitlines()
-  assert 'cannot be read' in first and f'{key}={NEWS[key]}' in last
+  assert 'cannot be read' in first and f'{key}={NEWS[key][-1]}' in last
