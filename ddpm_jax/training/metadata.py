@@ -14,7 +14,7 @@ import urllib.request
 from ddpm_jax import logs
 
 HOST = 'metadata.google.internal'  # unless the environment's GCE_METADATA_HOST names another
-# What the server tells, and its value where the machine is to end (others are quiet, or migrations).
+# What the server tells, and its value where the machine is to end; a migration is no end.
 ENDS = {'instance/maintenance-event': 'TERMINATE_ON_HOST_MAINTENANCE', 'instance/preempted': 'TRUE'}
 WAIT = 60  # seconds in which the server answers, whether or not the value has changed
 RETRY = 10.0  # seconds until it is asked anew where it has not answered
