@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import signal
 
 CACHE = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache')
@@ -32,7 +33,7 @@ def forget():
 
 @pytest.fixture(scope='session')
 def store():
-  """A bucket of Cloud Storage's, on this machine: one for all, since clients keep their addresses."""
+  """A bucket on this machine: one for all tests, since clients keep its address."""
   from bucket import Bucket
 
   with Bucket() as served:
@@ -43,7 +44,7 @@ def store():
 @pytest.fixture
 def bucket(store, request):
   """The name of a folder of its own in the store, as gs://bucket/test_a_run."""
-  yield f'gs://bucket/{request.node.name}'
+  yield f'gs://bucket/{re.sub(r"[^a-z0-9]+", "_", request.node.name)}'
   store.refuse = lambda method, name: None
 
 

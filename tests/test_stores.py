@@ -9,7 +9,6 @@ import subprocess
 import sys
 
 import pytest
-from etils import epath
 
 from ddpm_jax import stores
 from ddpm_jax.errors import InputError
@@ -85,7 +84,7 @@ def test_a_bucket_that_is_not_there_or_not_ours_is_named(store, bucket):
     check_writable(path_of(bucket, '--out'), '--out')
   with pytest.raises(InputError, match=f'^--out: {bucket} cannot be reached'):
     stores.check_reached(path_of(bucket, '--out'), '--out')
-  with pytest.raises(OSError, match='') as caught:
+  with pytest.raises(OSError, match='orbidden') as caught:
     write_json(f'{bucket}/a.json', {})
   assert refusal(caught.value).startswith(f'{bucket}/a.json: ')
   store.refuse = lambda method, name: None
@@ -161,9 +160,3 @@ def test_every_command_refuses_it_and_makes_nothing(case, tmp_path):
   assert flags[-1].split('=')[0].removeprefix('--config.') in done.stderr
   assert 'not served' in done.stderr
   assert [path.name for path in tmp_path.iterdir()] == ['configs']
-
-
-def test_paths_are_those_of_one_library():
-  assert isinstance(path_of('a', 'x'), epath.Path) and isinstance(
-    path_of('gs://b', 'x'), epath.Path
-  )

@@ -75,16 +75,16 @@ class Checkpoints:
     if self._writes and not is_store(self.folder):
       self.folder.mkdir(parents=True, exist_ok=True)
     # Host 0 lists the folder, and tells the others: theirs may be of an earlier moment.
-    names = ocp.path.step.standard_name_format(single_host_load_and_broadcast=True)
+    told = {'single_host_load_and_broadcast': True}
     with _quiet():
       self._options = (
         ocp.CheckpointManagerOptions(
           preservation_policy=checkpoint_managers.LatestN(keep),
           enable_async_checkpointing=True,
-          step_name_format=names,
+          **told,
         )
         if self._writes
-        else ocp.CheckpointManagerOptions(read_only=True, step_name_format=names)
+        else ocp.CheckpointManagerOptions(read_only=True, **told)
       )
       self._manager = ocp.CheckpointManager(
         self.folder,

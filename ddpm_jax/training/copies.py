@@ -76,8 +76,9 @@ class Copies:
 
   def send_events(self) -> None:
     """Copies TensorBoard's files."""
-    for path in self.folder.glob('events.*') if self.in_store else ():
-      self._send(self._workdir, path.name)
+    for path in list(self.folder.iterdir()) if self.in_store else ():
+      if path.name.startswith('events.'):
+        self._send(self._workdir, path.name)
 
   def _send(self, target: epath.Path, name: str) -> None:
     size = size_of(self.folder / name)

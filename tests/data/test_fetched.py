@@ -41,8 +41,8 @@ def assert_same(one, other):
 def test_arrays_are_copied_once_and_again_when_they_are_others(store, bucket, tmp_path, pictures):
   images, labels = pictures(12)
   path = tmp_path / 'set.npz'
-  for images in (images, images[::-1]):
-    np.savez(path, image=images, label=labels)
+  for order in (1, -1):
+    np.savez(path, image=images[::order], label=labels)
     store.put(f'{bucket.removeprefix("gs://bucket/")}/set.npz', path.read_bytes())
     store.asked.clear()
     assert_same(load('arrays', path=f'{bucket}/set.npz'), load('arrays', path=str(path)))
