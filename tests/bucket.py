@@ -33,7 +33,7 @@ class Bucket:
     self.refuse = lambda method, name: None
     self.generations = itertools.count(1)
     self.lock = threading.Lock()
-    self._server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+    self._server = Server(('127.0.0.1', 0), Handler)
     self._server.bucket, self._server.daemon_threads = self, True
     self.url = f'http://127.0.0.1:{self._server.server_port}'
     self.environment = {
@@ -93,6 +93,14 @@ class Bucket:
     if len(names) > first + most:
       page['nextPageToken'] = str(first + most)
     return {'kind': 'storage#objects', 'prefixes': prefixes, **page}
+
+
+class Server(http.server.ThreadingHTTPServer):
+  """Says nothing of clients that hang up, as those do that are killed."""
+
+  def handle_error(self, request, client_address):
+    if not isinstance(sys.exc_info()[1], ConnectionError):
+      super().handle_error(request, client_address)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

@@ -96,10 +96,9 @@ def test_a_bucket_that_is_not_there_or_not_ours_is_named(store, bucket):
 MADE = {
   ('config/provenance.py', 'git_revision'): 'of this package',
   ('config/sources.py', '<module>'): 'of this package',
-  ('config/sources.py', 'code_of'): 'of a module',
-  ('config/sources.py', 'file_of'): 'of a module',
+  ('config/sources.py', 'digest'): 'of a module',
+  ('config/sources.py', 'is_local'): 'of a module',
   ('data/fetched.py', 'copied'): 'in the cache',
-  ('data/fetched.py', 'fetch'): 'in the cache',
   ('data/image_folder.py', 'folder'): 'what on_this_host gives',
   ('data/image_folder.py', 'walk'): 'below what on_this_host gives',
   ('experiments/cli.py', 'load'): 'of configs/',

@@ -198,7 +198,7 @@ def is_shared(folder: epath.Path) -> bool:
   if is_first():
     if not is_store(folder):
       folder.mkdir(parents=True, exist_ok=True)
-    mark.write_bytes(b'')
+    mark.touch()
   multihost_utils.sync_global_devices('marked')
   sees = mark.exists()
   multihost_utils.sync_global_devices('seen')
