@@ -99,6 +99,7 @@ MADE = {
   ('config/sources.py', 'digest'): 'of a module',
   ('config/sources.py', 'is_local'): 'of a module',
   ('data/fetched.py', 'copied'): 'in the cache',
+  ('data/image_folder.py', 'files_under'): 'what on_this_host gives',
   ('data/image_folder.py', 'folder'): 'what on_this_host gives',
   ('data/image_folder.py', 'walk'): 'below what on_this_host gives',
   ('experiments/cli.py', 'load'): 'of configs/',

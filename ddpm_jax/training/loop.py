@@ -108,8 +108,6 @@ def advance_all(
     read_on(batches, config, step)
     raise_fault(batches)
   if hosts.is_first():
-    if step:
-      note_unknown(checkpoints.folder, step)
     tell_begun(experiment, workdir, step)
     write_record(workdir, experiment)
   named, folder = identity(config), checkpoints.folder
@@ -236,6 +234,8 @@ def begin(
     if not is_record(record):
       raise checkpoints.damaged(newest, 'its record is not one that training writes')
     batches.set_state(record['data'])
+    if hosts.is_first():
+      note_unknown(checkpoints.folder, newest)
     return parallel.place_state(state), Window(record['window'])
   teacher = initial_params(experiment, plugins)
   if teacher is None:
