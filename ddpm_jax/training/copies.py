@@ -38,7 +38,7 @@ def bring_back(workdir: epath.Path, checkpoints: epath.Path) -> None:
   kept = beside(workdir, checkpoints)
   if kept is None or (workdir / CONFIG).exists() or not whole_steps(kept):
     return
-  for name in (METRICS, CONFIG):  # in this order: without a config.json it is done again
+  for name in (CONFIG, METRICS):  # in this order: metrics alone would be nobody's
     if (kept / name).exists():
       copy(kept / name, workdir / name)
 
