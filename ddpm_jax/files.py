@@ -10,13 +10,18 @@ import os
 import pathlib
 import re
 import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from etils import epath
+
 from ddpm_jax.errors import InputError
+from ddpm_jax.stores import is_store, path_of, reaching, upload
 
 ROOM = 'make room, and give the same command again'
 PLACE = 'name a folder that can be written'
+REACH = 'see that the bucket is there and yours to write, and give the same command again'
 # What a disk answers that takes no more, and what then helps.
 REFUSALS = {
   errno.ENOSPC: ROOM,
@@ -25,6 +30,7 @@ REFUSALS = {
   errno.EROFS: PLACE,
   errno.EACCES: PLACE,
   errno.EPERM: PLACE,
+  errno.EREMOTEIO: REACH,
 }
 # As the system says it; the libraries that write checkpoints pass on its words alone.
 FULL = re.compile('|'.join(os.strerror(code) for code, mend in REFUSALS.items() if mend == ROOM))
@@ -32,27 +38,38 @@ FULL = re.compile('|'.join(os.strerror(code) for code, mend in REFUSALS.items() 
 
 @contextlib.contextmanager
 def whole(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
-  """Gives a path beside `path` to write to, and moves that file to `path` when the block ends well.
+  """Gives a path on a disk to write to, and moves that file to `path` when the block ends well.
 
   Whoever reads `path` finds what was there before or all of what was written, even where the disk
   is full or the process is killed. Missing folders are made. The path given has the same name, so
-  that a library which chooses a format by the suffix chooses the same one.
+  that a library which chooses a format by the suffix chooses the same one. To an object store the
+  file is uploaded.
 
   Raises:
     OSError: the file cannot be written; its `filename` is `path`.
   """
-  path = pathlib.Path(path)
+  path = path_of(path, 'path')
   try:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not is_store(path):
+      path.parent.mkdir(parents=True, exist_ok=True)
     # A folder of its own: nothing that lists the parent by a pattern finds the unfinished file.
-    with tempfile.TemporaryDirectory(prefix='.unfinished-', dir=path.parent) as folder:
+    beside = None if is_store(path) else path.parent
+    with tempfile.TemporaryDirectory(prefix='.unfinished-', dir=beside) as folder:
       part = pathlib.Path(folder) / path.name
       yield part
-      os.replace(part, path)
+      move(part, path)
   except OSError as error:
     if error.errno is None:
       raise
-    raise OSError(error.errno, error.strerror, str(path)) from error
+    raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+
+
+def move(part: pathlib.Path, path: epath.Path) -> None:
+  """Moves a whole file to its place, which has it all at once."""
+  if not is_store(path):
+    os.replace(part, path)
+    return
+  upload(path, part.read_bytes())
 
 
 def refusal(error: OSError) -> str | None:
@@ -61,16 +78,28 @@ def refusal(error: OSError) -> str | None:
   return f'{error.filename or "a file"}: {error.strerror}; {mend}' if mend else None
 
 
-def check_writable(folder: pathlib.Path, field: str, name: str = '') -> None:
+def check_writable(folder: epath.Path, field: str, name: str = '') -> None:
   """Makes a folder; raises InputError naming the field where it, or a file so named, cannot be."""
   try:
+    if is_store(folder):
+      try_store(folder)
+      return
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / name).exists()  # the system tells of a name that is too long
+    with contextlib.suppress(FileNotFoundError):
+      os.stat(folder / name)  # the system tells of a name that is too long
     with tempfile.TemporaryFile(dir=folder) as file:
       file.write(bytes(4096))  # a full disk still makes an empty file
       file.flush()
   except OSError as error:
     raise InputError(f'{field}: {folder} cannot be written ({error.strerror})') from error
+
+
+def try_store(folder: epath.Path) -> None:
+  """Writes and deletes an object."""
+  mark = folder / f'.writable-{uuid.uuid4().hex}'
+  upload(mark, b'')
+  with reaching(mark):
+    mark.unlink()
 
 
 def write_json(path: str | os.PathLike[str], tree: Any) -> None:
@@ -91,13 +120,14 @@ def finite(tree: Any) -> Any:
   return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
-def read_json(path: pathlib.Path) -> Any:
+def read_json(path: epath.Path) -> Any:
   """What a file of JSON holds.
 
   Raises:
     InputError: it is not there, or is torn; the message names it.
   """
   try:
-    return json.loads(path.read_text(encoding='utf-8'))
+    with reaching(path):
+      return json.loads(path.read_bytes())
   except (OSError, ValueError, RecursionError) as error:
     raise InputError(f'{path}: cannot be read ({error})') from error

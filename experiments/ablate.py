@@ -12,13 +12,13 @@ and report.html to the folder, whose cells/ holds each training run.
 
 import contextlib
 import importlib.util
-import pathlib
 import sys
 from typing import Any
 
 import jax
 import rich
 from absl import flags
+from etils import epath
 from ml_collections import config_flags
 
 from ddpm_jax.ablation import COMBINATIONS, vary
@@ -41,6 +41,7 @@ from ddpm_jax.ablation.table import LEGEND, make_table
 from ddpm_jax.errors import InputError, unknown
 from ddpm_jax.evaluation.bits import BITS
 from ddpm_jax.files import check_writable
+from ddpm_jax.stores import on_disk
 from ddpm_jax.training import backend, build
 from ddpm_jax.training.parallel import check_batch_size
 from experiments import cli
@@ -67,7 +68,7 @@ CELL = flags.DEFINE_string('cell', None, 'Run this cell of the folder alone, and
 
 def main() -> None:
   """The command."""
-  workdir = pathlib.Path(WORKDIR.value)
+  workdir = on_disk(WORKDIR.value, '--workdir')
   if CELL.value is not None:
     run_one(load_plan(workdir, PLUGINS.value), CELL.value)
     return
@@ -94,7 +95,7 @@ def main() -> None:
     sys.exit(1)
 
 
-def planned(workdir: pathlib.Path) -> Plan:
+def planned(workdir: epath.Path) -> Plan:
   """The plan that the flags and the config file make."""
   config = CONFIG.value
   return make_plan(
@@ -107,7 +108,7 @@ def planned(workdir: pathlib.Path) -> Plan:
   )
 
 
-def continued(workdir: pathlib.Path) -> Plan:
+def continued(workdir: epath.Path) -> Plan:
   """The plan in the folder."""
   for flag in (VARY, COMBINE, SEEDS, BUDGET):
     if flag.present:

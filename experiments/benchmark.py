@@ -14,7 +14,6 @@ import contextlib
 import functools
 import importlib.util
 import os
-import pathlib
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,11 +21,13 @@ from typing import Any
 import jax
 import rich
 from absl import flags
+from etils import epath
 from rich.table import Table
 
 from ddpm_jax import models
 from ddpm_jax.config import from_config_dict
 from ddpm_jax.files import check_writable, write_json
+from ddpm_jax.stores import path_of
 from ddpm_jax.training import Experiment, backend, benchmark, build
 from ddpm_jax.training.experiment import init_params
 from ddpm_jax.training.flops import matmul_rate
@@ -52,7 +53,7 @@ def main() -> None:
   os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # leaves PyTorch its memory
   backend.prepare(config.training.deterministic)
   if OUT.value:
-    check_writable(pathlib.Path(OUT.value).parent, '--out')
+    check_writable(path_of(OUT.value, '--out').parent, '--out')
   with fresh_folder() as folder:
     if SAMPLING.value:
       figures = benchmark_sampling.measure(config, BLOCKS.value, why_no_torch())
@@ -68,15 +69,15 @@ def main() -> None:
 
 
 @contextlib.contextmanager
-def fresh_folder() -> Iterator[pathlib.Path]:
+def fresh_folder() -> Iterator[epath.Path]:
   """A folder for the run and, so that compiling is timed but once, for compiled programs."""
   with tempfile.TemporaryDirectory(prefix='ddpm_jax_') as name:
-    folder = pathlib.Path(name)
+    folder = path_of(name, 'folder')
     jax.config.update('jax_compilation_cache_dir', str(folder / 'jit'))
     yield folder
 
 
-def measure(experiment: Experiment, folder: pathlib.Path) -> Figures:
+def measure(experiment: Experiment, folder: epath.Path) -> Figures:
   """Every figure, in seconds, bytes and operations."""
   config, devices = experiment.config, jax.devices()
   parallel = PARALLEL[config.parallel.mode](devices)

@@ -32,6 +32,7 @@ from ddpm_jax import logs
 from ddpm_jax.bounds import describe
 from ddpm_jax.errors import Failed, InputError, Interrupted
 from ddpm_jax.files import refusal
+from ddpm_jax.stores import is_store, path_of
 
 if TYPE_CHECKING:  # it imports JAX
   from ddpm_jax.config import Config
@@ -267,7 +268,8 @@ def check_folder(flag: str, folder: str | None) -> None:
   if folder == '':
     raise InputError(f'{flag}: is empty; name a folder')
   try:
-    if folder is not None and not stat.S_ISDIR(os.stat(folder).st_mode):
+    found = None if folder is None else path_of(folder, flag)
+    if found and not is_store(found) and not stat.S_ISDIR(os.stat(found).st_mode):
       raise InputError(f"{flag}: '{folder}' is a file, not a folder")
   except FileNotFoundError:
     return

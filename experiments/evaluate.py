@@ -11,13 +11,13 @@ had is left out, null in the file, with its reason.
 import dataclasses
 import functools
 import math
-import pathlib
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import rich
 from absl import flags
+from etils import epath
 
 from ddpm_jax.config import from_json, to_json
 from ddpm_jax.errors import InputError
@@ -34,6 +34,7 @@ from ddpm_jax.evaluation.sampling import (
   save_samples,
 )
 from ddpm_jax.files import check_writable, write_json
+from ddpm_jax.stores import path_of
 from ddpm_jax.training import Experiment, Run, backend, build, hosts, load_run
 from ddpm_jax.training.denoising import warn_unstable
 from ddpm_jax.training.pictures import grid, write_png
@@ -63,9 +64,9 @@ def main() -> None:
   start = time.monotonic()
   backend.prepare()
   cli.join()
-  workdir = pathlib.Path(WORKDIR.value)
+  workdir = path_of(WORKDIR.value, '--workdir')
   run = load_run(workdir, plugins=PLUGINS.value)
-  file = workdir / 'samples.npz' if SAMPLES.value is None else pathlib.Path(SAMPLES.value)
+  file = workdir / 'samples.npz' if SAMPLES.value is None else path_of(SAMPLES.value, '--samples')
   samples = current_samples(file, workdir, run)
   warn_unstable(drawn_by(run, samples))
   experiment, path = build(run.config), workdir / 'report.json'
@@ -90,7 +91,7 @@ def main() -> None:
 
 
 def parts(
-  experiment: Experiment, run: Run, workdir: pathlib.Path, samples: Samples
+  experiment: Experiment, run: Run, workdir: epath.Path, samples: Samples
 ) -> Iterator[tuple[str, Any]]:
   """The parts of the report, each as it is found; the likelihoods again with each further one."""
   real = report.read_real(experiment.dataset)
@@ -102,16 +103,14 @@ def parts(
   yield 'baselines', report.baseline_figures(experiment.dataset)
 
 
-def pictures(
-  file: pathlib.Path, workdir: pathlib.Path, others: Sequence[str]
-) -> list[pathlib.Path]:
+def pictures(file: epath.Path, workdir: epath.Path, others: Sequence[str]) -> list[epath.Path]:
   """Those that there are: of the samples in the file, and others of the run."""
   drawn = file.parent / 'samples' / f'{file.stem}.png'
   beside = (workdir / 'samples' / f'{name}.png' for name in others)
   return [path for path in (drawn, *beside) if path.exists()]
 
 
-def current_samples(file: pathlib.Path, workdir: pathlib.Path, run: Run) -> Samples:
+def current_samples(file: epath.Path, workdir: epath.Path, run: Run) -> Samples:
   """The samples in a file.
 
   Raises:
@@ -145,7 +144,7 @@ def drawn_by(run: Run, samples: Samples, **changes: Any) -> Experiment:
     raise InputError(f"the samples' record: {error}") from error
 
 
-def unguided(workdir: pathlib.Path, run: Run, samples: Samples) -> list[Samples]:
+def unguided(workdir: epath.Path, run: Run, samples: Samples) -> list[Samples]:
   """As many free samples from the same noise without guidance, beside free ones that have it.
 
   None beside those drawn from a picture: that they are would be the difference, not the guidance.
@@ -176,14 +175,14 @@ def unguided(workdir: pathlib.Path, run: Run, samples: Samples) -> list[Samples]
   return [plain]
 
 
-def denoiser_bits(experiment: Experiment, run: Run, workdir: pathlib.Path) -> bits.Measures:
+def denoiser_bits(experiment: Experiment, run: Run, workdir: epath.Path) -> bits.Measures:
   """Each likelihood asked for."""
   del workdir
   bound = dataclasses.replace(experiment, schedule=run.schedule)
   return bits.denoiser_bits(bound, LIKELIHOOD.value, VARIANCE.value, EXACT.value)
 
 
-def autoencoder_bits(experiment: Experiment, run: Run, workdir: pathlib.Path) -> bits.Measures:
+def autoencoder_bits(experiment: Experiment, run: Run, workdir: epath.Path) -> bits.Measures:
   """Both of an autoencoder's bounds; also draws its reconstructions."""
   images = evidence.pairs(
     experiment, run.params, evenly(experiment.dataset.test, 5 * COLUMNS), COLUMNS
@@ -196,7 +195,7 @@ def autoencoder_bits(experiment: Experiment, run: Run, workdir: pathlib.Path) ->
 BITS = {'denoiser': denoiser_bits, 'autoencoder': autoencoder_bits}
 
 
-def bits_figures(experiment: Experiment, run: Run, workdir: pathlib.Path) -> Iterator[Figures]:
+def bits_figures(experiment: Experiment, run: Run, workdir: epath.Path) -> Iterator[Figures]:
   """The test split's bits/dim by every measure, and how each was found: all so far, after each."""
   found: Figures = {}
   for name, (measure, how) in BITS[experiment.kind.name](experiment, run, workdir).items():

@@ -8,14 +8,13 @@ is a run in its own folder, so that the same command again goes on with what is 
 need most of an hour for the whole table; --only=transport,progressive makes a smaller one.
 """
 
-import pathlib
-
 import jax
 import rich
 from absl import flags
 from rich.table import Table
 
 from configs import digits, mixture
+from ddpm_jax.stores import path_of
 from ddpm_jax.training import backend
 from experiments import cli
 from experiments.exactness_rows import OTHER_OPTIMUM, error_of_eps, judged, trained, variants
@@ -33,7 +32,7 @@ ONLY = flags.DEFINE_list('only', [], 'Rows to make; all where it is empty.')
 def main() -> None:
   """The command."""
   backend.prepare()
-  folder = pathlib.Path(WORKDIR.value)
+  folder = path_of(WORKDIR.value, '--workdir')
   table = Table('', 'excess error of x0', 'samples from data', 'digits, error of eps')
   for name, settings in variants().items():
     if ONLY.value and name not in ONLY.value:

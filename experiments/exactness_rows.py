@@ -1,11 +1,11 @@
 """The rows of `experiments.exactness`: their settings, their training, how they are judged."""
 
 import dataclasses
-import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from ml_collections import ConfigDict
 
 from ddpm_jax import data
@@ -72,7 +72,7 @@ def variants() -> dict[str, Settings]:
 
 
 def make_config(
-  tree: ConfigDict, settings: Settings, workdir: pathlib.Path, num_steps: int
+  tree: ConfigDict, settings: Settings, workdir: epath.Path, num_steps: int
 ) -> Config:
   """The config with these settings; a teacher is another run in the folder."""
   settings = {'training.num_steps': num_steps, **settings}
@@ -86,7 +86,7 @@ def make_config(
 
 
 def trained(
-  tree: ConfigDict, settings: Settings, workdir: pathlib.Path, name: str, num_steps: int
+  tree: ConfigDict, settings: Settings, workdir: epath.Path, name: str, num_steps: int
 ) -> Run:
   """The run of that name, trained as far as it was not."""
   train(make_config(tree, settings, workdir, num_steps), workdir / name)

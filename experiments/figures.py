@@ -3,7 +3,6 @@
 python -m experiments.figures
 """
 
-import pathlib
 from collections.abc import Callable
 
 import jax
@@ -23,6 +22,7 @@ from ddpm_jax.diffusion.oracle import GaussianData, GaussianMixture, fractal
 from ddpm_jax.files import check_writable, whole
 from ddpm_jax.losses import WEIGHTS
 from ddpm_jax.samplers import ancestral, ddim, sample
+from ddpm_jax.stores import path_of
 from experiments import cli
 
 FOLDER = flags.DEFINE_string('folder', 'docs/images', 'Where the pictures go.')
@@ -256,7 +256,7 @@ def over(f: Callable[[Array], Array], places: Array) -> Array:
 
 def main() -> None:
   """The command."""
-  folder = pathlib.Path(FOLDER.value)
+  folder = path_of(FOLDER.value, '--folder')
   check_writable(folder, '--folder')
   for name, draw in FIGURES.items():
     with whole(folder / f'{name}.png') as part:

@@ -12,8 +12,6 @@ are called as --out=FILE.npz says. Sample n depends on the seed, n and its class
 """
 
 import hashlib
-import os
-import pathlib
 import time
 from typing import Any
 
@@ -21,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import rich
 from absl import flags
+from etils import epath
 
 from ddpm_jax import data
 from ddpm_jax.config import Config, from_config_dict, to_json
@@ -38,6 +37,7 @@ from ddpm_jax.evaluation.sampling import (
   save_samples,
 )
 from ddpm_jax.files import check_writable
+from ddpm_jax.stores import on_disk, path_of
 from ddpm_jax.training import Run, backend, hosts, load_run
 from ddpm_jax.training.denoising import Picture
 from ddpm_jax.training.pictures import ROWS, grid, write_gif, write_png
@@ -87,7 +87,7 @@ def main() -> None:
     raise InputError("--workdir is missing: The run's folder.")
   backend.prepare()
   cli.join()
-  workdir = pathlib.Path(WORKDIR.value)
+  workdir = path_of(WORKDIR.value, '--workdir')
   run = load_run(workdir, plugins=PLUGINS.value)
   if ANIMATE.value and run.experiment.kind.name != 'denoiser':
     raise InputError('--animate: an autoencoder has no path to show')
@@ -131,10 +131,11 @@ def main() -> None:
     print(shown(out, 'gif'))
 
 
-def chosen_out(workdir: pathlib.Path, kind: str) -> pathlib.Path:
+def chosen_out(workdir: epath.Path, kind: str) -> epath.Path:
   """The file to write, once it is known that it and the pictures beside it can be written."""
-  out = workdir / f'{KINDS[kind][0]}.npz' if OUT.value is None else pathlib.Path(OUT.value)
-  if out.suffix != '.npz' or os.path.isdir(out):
+  usual = workdir / f'{KINDS[kind][0]}.npz'
+  out = usual if OUT.value is None else path_of(OUT.value, '--out')
+  if out.suffix != '.npz' or out.is_dir():
     raise InputError(f"--out: '{OUT.value}' is not the name of an .npz file, as new.npz")
   field = '--workdir' if OUT.value is None else '--out'
   with hosts.together():
@@ -144,7 +145,7 @@ def chosen_out(workdir: pathlib.Path, kind: str) -> pathlib.Path:
   return out
 
 
-def shown(out: pathlib.Path, suffix: str) -> pathlib.Path:
+def shown(out: epath.Path, suffix: str) -> epath.Path:
   """The picture of the samples in a file, beside it."""
   return out.parent / 'samples' / f'{out.stem}.{suffix}'
 
@@ -182,11 +183,11 @@ def chosen_picture(run: Run) -> Picture | None:
     raise InputError('--init_image: an autoencoder has no path to begin on')
   shape = run.experiment.dataset.image_shape
   under = run.config.dataset.arguments.get('background', 'white')
-  pixels = read_picture(INIT_IMAGE.value, shape, '--init_image', under)
+  pixels = read_picture(on_disk(INIT_IMAGE.value, '--init_image'), shape, '--init_image', under)
   image = data.scale(jnp.asarray(pixels), 256)
   mask, usual = None, 0.5
   if MASK.value is not None:
-    white = read_picture(MASK.value, (*shape[:2], 1), '--mask', under) > 127
+    white = read_picture(on_disk(MASK.value, '--mask'), (*shape[:2], 1), '--mask', under) > 127
     mask, usual = jnp.asarray(~white), 1.0
   strength = usual if STRENGTH.value is None else STRENGTH.value
   if not 0 < strength <= 1:
@@ -206,14 +207,14 @@ def picture_record(picture: Picture | None) -> dict[str, Any]:
   kind = {'kind': kind_of(picture)}
   if picture is None:
     return kind
-  files = {'init_image': INIT_IMAGE.value, 'mask': MASK.value}
-  named = {name: path and {'path': path, 'sha256': sha256(path)} for name, path in files.items()}
+  named = {flag.name: flag.value and hashed(flag) for flag in (INIT_IMAGE, MASK)}
   return {**kind, **named, 'strength': picture.strength, 'resample': picture.resample}
 
 
-def sha256(path: str) -> str:
-  """The hash of a file."""
-  return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+def hashed(flag: flags.FlagHolder) -> dict[str, str]:
+  """The file that a flag names, and its hash."""
+  content = on_disk(flag.value, f'--{flag.name}').read_bytes()
+  return {'path': flag.value, 'sha256': hashlib.sha256(content).hexdigest()}
 
 
 def chosen_labels(run: Run, num: int) -> np.ndarray | None:

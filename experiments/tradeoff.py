@@ -9,11 +9,11 @@ started again goes on with what is missing.
 """
 
 import dataclasses
-import pathlib
 
 import numpy as np
 import rich
 from absl import flags
+from etils import epath
 from matplotlib.figure import Figure
 from rich.table import Table
 
@@ -27,6 +27,7 @@ from ddpm_jax.evaluation.progress import progress
 from ddpm_jax.evaluation.sampling import draw_samples
 from ddpm_jax.files import check_writable, read_json, whole, write_json
 from ddpm_jax.samplers import SAMPLERS, TIME_GRIDS
+from ddpm_jax.stores import path_of
 from ddpm_jax.training import Experiment, Run, backend, build, load_run
 from experiments import cli
 
@@ -45,7 +46,7 @@ Rows = dict[str, dict[str, dict[str, float]]]
 def main() -> None:
   """The command."""
   backend.prepare()
-  workdir = pathlib.Path(WORKDIR.value)
+  workdir = path_of(WORKDIR.value, '--workdir')
   run = load_run(workdir, plugins=PLUGINS.value)
   if run.experiment.kind.name != 'denoiser':
     raise InputError(f'{workdir}: an autoencoder has no samplers to compare')
@@ -78,7 +79,7 @@ def main() -> None:
   print(f'{path}\n{workdir / "tradeoff.png"}')
 
 
-def read_rows(path: pathlib.Path) -> Rows:
+def read_rows(path: epath.Path) -> Rows:
   """What was found before; raises InputError where the file is torn or holds something else."""
   rows = read_json(path) if path.exists() else {}
   try:
@@ -178,7 +179,7 @@ def words(value: float, error: float) -> str:
   return f'{value:.2f} ± {error:.2f}'
 
 
-def draw_plot(rows: Rows, real: Measured, path: pathlib.Path) -> None:
+def draw_plot(rows: Rows, real: Measured, path: epath.Path) -> None:
   """Every sampler's distance over its evaluations, and that of real images."""
   figure = Figure(figsize=(8, 5), layout='constrained')
   axes = figure.subplots()

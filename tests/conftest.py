@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import signal
 
 CACHE = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache')
@@ -10,6 +11,7 @@ CACHE = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(CACHE / 'ddpm_jax' / 'tests'))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ.setdefault('GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT', 'false')  # it asks Google by gRPC
 
 # What a script starts in the background ignores Ctrl-C, and so would the programs a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -27,6 +29,23 @@ def forget():
   """Drops a module's programs after it: what they hold makes later garbage collections slow."""
   yield
   jax.clear_caches()
+
+
+@pytest.fixture(scope='session')
+def store():
+  """A bucket on this machine: one for all tests, since clients keep its address."""
+  from bucket import Bucket
+
+  with Bucket() as served:
+    os.environ.update(served.environment)
+    yield served
+
+
+@pytest.fixture
+def bucket(store, request):
+  """The name of a folder of its own in the store, as gs://bucket/test_a_run."""
+  yield f'gs://bucket/{re.sub(r"[^a-z0-9]+", "_", request.node.name)}'
+  store.refuse = lambda method, name: None
 
 
 @pytest.fixture

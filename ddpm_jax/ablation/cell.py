@@ -6,11 +6,11 @@ import contextlib
 import dataclasses
 import fcntl
 import math
-import pathlib
 from collections.abc import Collection, Iterator
 from typing import Any
 
 import jax
+from etils import epath
 
 from ddpm_jax.ablation.metrics import measure, place
 from ddpm_jax.ablation.plan import RESULT, Cell
@@ -72,7 +72,7 @@ def read_result(cell: Cell) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def alone(folder: pathlib.Path) -> Iterator[None]:
+def alone(folder: epath.Path) -> Iterator[None]:
   """Waits for any other process in the folder; a process's end, however it comes, sets it free."""
   folder.mkdir(parents=True, exist_ok=True)
   with (folder / 'lock').open('w') as lock:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import math
-import pathlib
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from etils import epath
 from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
@@ -223,7 +223,7 @@ def dress(axes: Axes, theme: Theme) -> None:
   axes.set_axisbelow(True)
 
 
-def write_png(path: pathlib.Path, panels: Sequence[Panel]) -> list[pathlib.Path]:
+def write_png(path: epath.Path, panels: Sequence[Panel]) -> list[epath.Path]:
   """The panels in one file; none where there are none."""
   if panels:
     with whole(path) as part:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import functools
 import itertools
-import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from etils import epath
 
 from ddpm_jax import data
 from ddpm_jax.config import Config
@@ -35,7 +35,7 @@ from ddpm_jax.training.pictures import grid, write_png
 from ddpm_jax.training.run import load_params
 
 GRADIENTS = 64  # minibatches
-GRID = pathlib.Path('samples', 'samples.png')
+GRID = 'samples/samples.png'
 
 
 class Metric(NamedTuple):
@@ -84,10 +84,10 @@ class Trained(NamedTuple):
 
   experiment: Experiment
   params: Any
-  workdir: pathlib.Path
+  workdir: epath.Path
 
 
-def measure(config: Config, workdir: pathlib.Path) -> Figures:
+def measure(config: Config, workdir: epath.Path) -> Figures:
   """Every figure of the run in a folder; also draws a grid of its samples there.
 
   One that cannot be had is None, and its reason is under LEFT_OUT.

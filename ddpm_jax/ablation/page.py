@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
-import pathlib
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
+
+from etils import epath
 
 from ddpm_jax.ablation.figures import DARK, LIGHT, Panel, render
 from ddpm_jax.ablation.metrics import GRID
@@ -272,7 +273,7 @@ def embed(png: bytes) -> str:
   return 'data:image/png;base64,' + base64.b64encode(png).decode()
 
 
-def write_page(path: pathlib.Path, page: str) -> pathlib.Path:
+def write_page(path: epath.Path, page: str) -> epath.Path:
   """Writes it, whole or not at all; returns its path."""
   with whole(path) as part:
     part.write_text(page, encoding='utf-8', errors='backslashreplace')

@@ -6,10 +6,11 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import pathlib
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
+
+from etils import epath
 
 from ddpm_jax.ablation.sweep import Sweep, Variant
 from ddpm_jax.config import Config, differing, from_json, modules_of, to_json
@@ -39,7 +40,7 @@ class Cell(NamedTuple):
   label: str
   seed: int
   config: Config
-  folder: pathlib.Path
+  folder: epath.Path
 
   @property
   def name(self) -> str:
@@ -68,7 +69,7 @@ class Plan:
     plugins: the modules that a person named beside the experiments; see `load_run`.
   """
 
-  workdir: pathlib.Path
+  workdir: epath.Path
   variants: tuple[Variant, ...]
   configs: tuple[Config, ...]
   seeds: int
@@ -110,7 +111,7 @@ class Plan:
 
 
 def make_plan(
-  workdir: pathlib.Path,
+  workdir: epath.Path,
   sweep: Sweep,
   configure: Callable[[Variant], Config],
   seeds: int,
@@ -241,7 +242,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
   }
 
 
-def load_plan(workdir: pathlib.Path, plugins: Collection[str] = ()) -> Plan:
+def load_plan(workdir: epath.Path, plugins: Collection[str] = ()) -> Plan:
   """Reads what `save_plan` wrote.
 
   Args:
@@ -262,7 +263,7 @@ def load_plan(workdir: pathlib.Path, plugins: Collection[str] = ()) -> Plan:
   return Plan(workdir, variants, configs, record['seeds'], record['seconds'], tuple(plugins))
 
 
-def read_sweep(workdir: pathlib.Path) -> dict[str, Any]:
+def read_sweep(workdir: epath.Path) -> dict[str, Any]:
   """What sweep.json says, of which nothing is looked up.
 
   Raises:

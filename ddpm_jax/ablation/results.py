@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import math
-import pathlib
 from collections.abc import Iterable
 from typing import NamedTuple
+
+from etils import epath
 
 from ddpm_jax.ablation.cell import read_result
 from ddpm_jax.ablation.metrics import Metric, metric, place
@@ -134,7 +135,7 @@ def difference(seeds: Seeds, baseline: Seeds) -> Difference:
   return paired([seeds[s] for s in both], [baseline[s] for s in both])
 
 
-def write_csv(path: pathlib.Path, plan: Plan, finished: list[Finished]) -> None:
+def write_csv(path: epath.Path, plan: Plan, finished: list[Finished]) -> None:
   """A line for each cell that is done: its settings, seed, steps, examples and figures.
 
   It holds no times: a sweep that was stopped and went on writes the same file, byte for byte.

@@ -10,7 +10,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import os
-import pathlib
 import shlex
 import subprocess
 import sys
@@ -105,7 +104,7 @@ def complaint(code: int, cell: Cell) -> str | None:
     return None
   if code < 0:
     return f'died of signal {-code}'
-  lines = (cell.folder / LOG).read_text(errors='replace').split('\n')
+  lines = (cell.folder / LOG).read_bytes().decode(errors='replace').split('\n')
   words = [line.strip() for line in lines if line.strip()]
   return (words[-1] if words else f'exit code {code}')[:200]
 
@@ -114,7 +113,7 @@ def complaint(code: int, cell: Cell) -> str | None:
 def logged(cell: Cell) -> Iterator[Any]:
   """The cell's log, to be written on at its end."""
   cell.folder.mkdir(parents=True, exist_ok=True)
-  with (cell.folder / LOG).open('a', buffering=1) as log:
+  with open(cell.folder / LOG, 'a', buffering=1) as log:
     yield log
 
 
@@ -174,7 +173,7 @@ def submit(plan: Plan, cells: Sequence[Cell], options: dict[str, Any]) -> list[s
     raise InputError("--slurm: needs submitit; pip install -e '.[slurm]'") from None
   try:
     executor = submitit.AutoExecutor(plan.workdir / 'slurm', cluster='slurm')
-    executor.update_parameters(name=pathlib.Path(plan.workdir).name, **options)
+    executor.update_parameters(name=plan.workdir.name, **options)
   except (AssertionError, NameError, RuntimeError, ValueError) as error:
     raise InputError(f'--slurm: {error}') from error
   jobs = executor.submit_array(

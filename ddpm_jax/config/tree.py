@@ -316,8 +316,13 @@ def differing(
     field
     for field in {**left, **right}
     if (field in left, left.get(field)) != (field in right, right.get(field))
-    and not any(f'{field}.'.startswith(f'{name}.') for name in free)
+    and not is_free(field, free)
   ]
+
+
+def is_free(field: str, free: Collection[str]) -> bool:
+  """Whether a setting, dotted, is one of `free` or below one."""
+  return any(f'{field}.'.startswith(f'{name}.') for name in free)
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = '') -> Iterable[tuple[str, Any]]:

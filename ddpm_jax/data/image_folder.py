@@ -13,6 +13,7 @@ from annotated_types import Interval, MinLen
 
 from ddpm_jax.data import pictures
 from ddpm_jax.data.dataset import Dataset, Decoded, held_out
+from ddpm_jax.data.fetched import on_this_host
 from ddpm_jax.errors import InputError
 
 LARGEST = 2**14
@@ -37,7 +38,7 @@ def folder(path: Annotated[str, MinLen(1)], image_size: Side, background: str = 
   """
   check_size(image_size)
   pictures.color(background)
-  root = pathlib.Path(os.path.expanduser(path))
+  root = pathlib.Path(on_this_host(path, 'config.dataset.path')) if path else pathlib.Path()
   files = files_under(root, path)
   names = [file.relative_to(root).parts[:-1][:1] for file in files]
   classes = sorted(set(names))

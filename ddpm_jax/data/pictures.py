@@ -103,7 +103,10 @@ def pixels(image: Image.Image) -> np.ndarray:
 
 
 def read_picture(
-  path: str, shape: tuple[int, int, int], field: str, background: str = 'white'
+  path: str | os.PathLike[str],
+  shape: tuple[int, int, int],
+  field: str,
+  background: str = 'white',
 ) -> np.ndarray:
   """A file's pixels, uint8, where they have this shape, (H, W, C).
 

@@ -13,6 +13,7 @@ import sys
 
 from ddpm_jax.data.prepared import check_name, data_dirs
 from ddpm_jax.errors import InputError
+from ddpm_jax.stores import on_disk
 
 
 def prepare(name: str, data_dir: str | None = None, download_dir: str | None = None) -> str:
@@ -27,6 +28,7 @@ def prepare(name: str, data_dir: str | None = None, download_dir: str | None = N
     InputError: not a TFDS name, or TensorFlow is not installed.
   """
   check_name(name)
+  folder = on_disk(data_dirs(data_dir)[0], '--data_dir')
   for module in ('tensorflow', 'importlib_resources'):
     try:
       importlib.import_module(module)
@@ -37,9 +39,7 @@ def prepare(name: str, data_dir: str | None = None, download_dir: str | None = N
       ) from error
   import tensorflow_datasets
 
-  builder = tensorflow_datasets.builder(
-    name, data_dir=data_dirs(data_dir)[0], file_format='array_record'
-  )
+  builder = tensorflow_datasets.builder(name, data_dir=folder, file_format='array_record')
   builder.download_and_prepare(download_dir=download_dir)
   return str(builder.data_path)
 

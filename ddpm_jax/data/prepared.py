@@ -14,8 +14,10 @@ from etils import epath
 
 from ddpm_jax.data import pictures
 from ddpm_jax.data.dataset import Dataset, Decoded, held_out
+from ddpm_jax.data.fetched import on_this_host
 from ddpm_jax.data.image_folder import Side, check_size
 from ddpm_jax.errors import InputError
+from ddpm_jax.stores import is_store, path_of
 
 # Under which a features.json names Python classes.
 _CLASSES = ('type', 'pythonClassName', 'python_class_name')
@@ -68,7 +70,8 @@ def data_dirs(data_dir: str | None = None) -> list[str]:
   `data_dir` alone where given; else $TFDS_DATA_DIR, ~/.cache/ddpm_jax/tfds, ~/tensorflow_datasets.
   """
   usual = (os.environ.get('TFDS_DATA_DIR'), '~/.cache/ddpm_jax/tfds', '~/tensorflow_datasets')
-  return [os.path.expanduser(path) for path in ([data_dir] if data_dir else usual) if path]
+  given = [data_dir] if data_dir else usual
+  return [os.fspath(path_of(path, 'config.dataset.data_dir')) for path in given if path]
 
 
 def check_name(name: str) -> None:
@@ -99,13 +102,16 @@ def _find(name: str, data_dir: str | None):
     except ValueError:
       break  # not even of the form of a name
     if found is not None:
+      found = on_this_host(found, 'config.dataset.data_dir')
       _check_classes(found / 'features.json', name)
       return core.read_only_builder.builder_from_directory(found)
   check_name(name)
-  option = f' --data_dir={data_dir}' if data_dir else ''
+  remote = next((folder for folder in data_dirs(data_dir) if is_store(folder)), None)
+  option = f' --data_dir={data_dir}' if data_dir and not remote else ''
+  last = f', and copy its folder to {remote}/{name.split(":")[0]}' if remote else ''
   raise InputError(
     f"config.dataset.name: '{name}' is not prepared in {' or '.join(data_dirs(data_dir))}; "
-    f'prepare it with: python -m ddpm_jax.data.prepare {name}{option}'
+    f'prepare it with: python -m ddpm_jax.data.prepare {name}{option}{last}'
   )
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated
 
@@ -13,10 +11,12 @@ from absl import logging
 from annotated_types import Interval, MinLen
 
 from ddpm_jax.data.dataset import Arrays, Dataset, held_out
+from ddpm_jax.data.fetched import on_this_host
 from ddpm_jax.data.image_folder import folder
 from ddpm_jax.data.mixture import mixture
 from ddpm_jax.data.prepared import tfds
 from ddpm_jax.errors import InputError, one_line
+from ddpm_jax.stores import path_of
 
 # The arrays of an .npz file, and what NumPy calls the first two where nobody names them.
 NAMES = ('image', 'label', 'test_image', 'test_label')
@@ -66,7 +66,9 @@ def arrays(
     train, test = (Arrays(*part) for part in parts)
   else:
     train, test = _divided(*parts[0], every=10)
-  return Dataset(pathlib.Path(path).stem, train, test, shape, num_levels, num_classes)
+  return Dataset(
+    path_of(path, 'config.dataset.path').stem, train, test, shape, num_levels, num_classes
+  )
 
 
 DATASETS: Mapping[str, Callable[..., Dataset]] = {
@@ -102,11 +104,13 @@ def _divided(image: np.ndarray, label: np.ndarray, every: int) -> tuple[Arrays, 
 
 def _load(path: str) -> dict[str, np.ndarray]:
   try:
-    file = np.load(os.path.expanduser(path), allow_pickle=False)
+    file = np.load(on_this_host(path, 'config.dataset.path'), allow_pickle=False)
     if isinstance(file, np.ndarray):
       return {'image': file}
     with file:
       content = {key: file[key] for key in file.files}
+  except InputError:
+    raise
   except FileNotFoundError:
     raise _wrong(path, 'does not exist') from None
   except Exception as error:  # zip, zlib and NumPy raise whatever damaged bytes lead them to

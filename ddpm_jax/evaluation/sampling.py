@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
-import pathlib
 import zipfile
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from jax import Array
 
 from ddpm_jax.data import to_uint8
@@ -19,6 +20,7 @@ from ddpm_jax.errors import InputError
 from ddpm_jax.evaluation.batching import even_size, map_batches, replicate
 from ddpm_jax.files import whole
 from ddpm_jax.keys import example_keys
+from ddpm_jax.stores import is_store, reaching
 from ddpm_jax.training.denoising import Picture, warn_unstable
 from ddpm_jax.training.experiment import Experiment, generate
 
@@ -117,7 +119,7 @@ def draw_path(
   return np.asarray(draw(params, cond, keys))
 
 
-def save_samples(path: pathlib.Path, samples: Samples) -> None:
+def save_samples(path: epath.Path, samples: Samples) -> None:
   """Writes an .npz as ADM's: arr_0 the images, arr_1 the labels if any; and the record, in JSON."""
   arrays = {'arr_0': samples.images}
   if samples.labels is not None:
@@ -126,7 +128,7 @@ def save_samples(path: pathlib.Path, samples: Samples) -> None:
     np.savez(part, **arrays, record=json.dumps(samples.record))
 
 
-def load_samples(path: pathlib.Path, workdir: pathlib.Path | None = None) -> Samples:
+def load_samples(path: epath.Path, workdir: epath.Path | None = None) -> Samples:
   """Reads what `save_samples` wrote; `workdir` is the run's, unset: the file's folder.
 
   Raises:
@@ -134,13 +136,21 @@ def load_samples(path: pathlib.Path, workdir: pathlib.Path | None = None) -> Sam
   """
   command = f'python -m experiments.sample --workdir={workdir or path.parent}'
   try:
-    with np.load(path, allow_pickle=False) as file:
+    with np.load(opened(path), allow_pickle=False) as file:
       labels = file.get('arr_1', None)
       return checked(Samples(file['arr_0'], labels, json.loads(str(file['record']))))
   except FileNotFoundError:
     raise InputError(f'{path}: does not exist; draw samples by {command}') from None
   except (OSError, ValueError, KeyError, EOFError, RecursionError, zipfile.BadZipFile) as error:
     raise InputError(f'{path}: cannot be read ({error}); draw it anew by {command}') from error
+
+
+def opened(path: epath.Path) -> epath.Path | io.BytesIO:
+  """A file as NumPy reads it: one in a store all at once."""
+  if not is_store(path):
+    return path
+  with reaching(path):
+    return io.BytesIO(path.read_bytes())
 
 
 def checked(samples: Samples) -> Samples:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import math
-import pathlib
 import resource
 import statistics
 import sys
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
+from etils import epath
 
 from ddpm_jax import data
 from ddpm_jax.config import Config
@@ -141,7 +141,7 @@ class Loop:
   held-out losses and previews, which are work of their own, are left out.
   """
 
-  def __init__(self, config: Config, workdir: pathlib.Path, steps: int, blocks: int):
+  def __init__(self, config: Config, workdir: epath.Path, steps: int, blocks: int):
     """Starts the loop; `steps` is a block's length, at least 2."""
     self._steps, self._done = steps, 0
     self._every = config.checkpoint.every_steps

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import json
 import logging
 import re
 import sys
@@ -23,6 +24,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from ddpm_jax.errors import InputError
+from ddpm_jax.stores import is_store, path_of, reaching
 from ddpm_jax.training import checksums, hosts
 
 Tree = TypeVar('Tree')
@@ -35,12 +37,31 @@ logging.getLogger('absl').addFilter(
 
 def folder_of(workdir: epath.PathLike, folder: str | None) -> epath.Path:
   """Where a run keeps its checkpoints: `config.checkpoint.folder`, or in its own folder."""
-  return epath.Path(folder) if folder else epath.Path(workdir) / 'checkpoints'
+  if folder:
+    return path_of(folder, 'config.checkpoint.folder')
+  return path_of(workdir, 'workdir') / 'checkpoints'
 
 
 def whole_steps(folder: epath.Path) -> list[int]:
-  """The steps of the whole checkpoints in a folder, which need not be there."""
-  return sorted(found.step for found in ocp.path.step.standard_name_format().find_all(folder))
+  """The steps of the whole checkpoints in a folder, which need not be there.
+
+  Raises:
+    InputError: it cannot be read.
+  """
+  names = ocp.path.step.standard_name_format()
+  try:
+    with reaching(folder):
+      return sorted(found.step for found in names.find_all(folder)) if folder.exists() else []
+  except OSError as error:
+    raise InputError(f'{folder}: cannot be read ({error.strerror})') from error
+
+
+def record_of(folder: epath.Path, step: int) -> Any:
+  """The JSON record of a checkpoint, without Orbax, which asks for all hosts; None if damaged."""
+  try:
+    return json.loads((folder / str(step) / 'record' / 'metadata').read_bytes())
+  except (OSError, ValueError, RecursionError):
+    return None
 
 
 class Manager(ocp.CheckpointManager):
@@ -56,17 +77,22 @@ class Checkpoints:
 
   def __init__(self, folder: epath.PathLike, keep: int | None = None):
     """Opens a folder: for writing where `keep`, the number of newest ones to keep, is given."""
-    self.folder = epath.Path(folder).absolute()
+    folder = path_of(folder, 'folder')
+    self.folder = folder if is_store(folder) else folder.absolute()
     self._writes = keep is not None
-    if self._writes:
+    if self._writes and not is_store(self.folder):
       self.folder.mkdir(parents=True, exist_ok=True)
+    # Host 0 lists the folder, and tells the others: theirs may be of an earlier moment.
+    told = {'single_host_load_and_broadcast': True}
     with _quiet():
       self._options = (
         ocp.CheckpointManagerOptions(
-          preservation_policy=checkpoint_managers.LatestN(keep), enable_async_checkpointing=True
+          preservation_policy=checkpoint_managers.LatestN(keep),
+          enable_async_checkpointing=True,
+          **told,
         )
         if self._writes
-        else ocp.CheckpointManagerOptions(read_only=True)
+        else ocp.CheckpointManagerOptions(read_only=True, **told)
       )
       self._manager = Manager(
         self.folder,

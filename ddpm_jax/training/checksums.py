@@ -20,6 +20,7 @@ import xxhash
 from etils import epath
 
 MANIFEST = 'checksums.json'
+ITEMS = ('state', 'record')
 # What Orbax adds to an item after the checksums are made; nothing is read from it.
 LATER = 'commit_success.txt'
 
@@ -69,7 +70,7 @@ def write_own(directory: epath.Path) -> None:
 def write_manifest(directory: epath.Path) -> None:
   """Joins what the hosts have written, and adds the checksums of the files that they left."""
   found: dict[str, str] = {}
-  for part in list(directory.glob(f'{MANIFEST}.*')):
+  for part in [path for path in directory.iterdir() if path.name.startswith(f'{MANIFEST}.')]:
     found |= json.loads(part.read_text())
     part.unlink()
   found |= checksums(directory, [name for name in names(directory) if name not in found])
@@ -89,8 +90,10 @@ def damage(checkpoint: epath.Path, share: slice = slice(None)) -> str | None:
     share: of the files, in order, those to look at: of four hosts each takes every fourth,
       slice(host, None, 4).
   """
-  for manifest in checkpoint.glob(f'*/{MANIFEST}'):
-    item = manifest.parent
+  for item in map(checkpoint.__truediv__, ITEMS):
+    manifest = item / MANIFEST
+    if not manifest.exists():
+      continue
     try:
       written = dict(json.loads(manifest.read_text()))
       found = checksums(item, sorted(written)[share])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pathlib
 import shutil
 from collections.abc import Iterator
 
@@ -13,21 +12,22 @@ from etils import epath
 
 from ddpm_jax.errors import Failed, InputError
 from ddpm_jax.files import FULL, check_writable
+from ddpm_jax.stores import is_store
 from ddpm_jax.training import hosts
 from ddpm_jax.training.experiment import Experiment, new_state
 
 
-def check_disk(workdir: pathlib.Path, checkpoints: epath.Path, experiment: Experiment) -> None:
+def check_disk(workdir: epath.Path, checkpoints: epath.Path, experiment: Experiment) -> None:
   """Makes the folders, and raises InputError where one cannot be written or has too little space.
 
   Needed is what is still missing of `checkpoint.keep` checkpoints and the one that is written
-  while they are there. An object store is not asked.
+  while they are there. An object store is not asked for space.
   """
   if hosts.is_first():
     check_writable(workdir, '--workdir')
-  if '://' in str(checkpoints):
+  check_writable(checkpoints, 'config.checkpoint.folder')
+  if is_store(checkpoints):
     return
-  check_writable(pathlib.Path(checkpoints), 'config.checkpoint.folder')
   there = sum(path.name.isdigit() for path in checkpoints.iterdir())
   state = jax.eval_shape(lambda: new_state(experiment))
   size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))

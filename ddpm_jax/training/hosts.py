@@ -14,8 +14,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -25,7 +25,10 @@ from jax.experimental import multihost_utils
 from ddpm_jax import logs
 from ddpm_jax.config import Config, provenance, to_json
 from ddpm_jax.errors import Failed, InputError
+from ddpm_jax.stores import is_store
 from ddpm_jax.training.stopping import heard
+
+T = TypeVar('T')
 
 GRACE = 2.0  # seconds that the first host outlives an error of all, for the others to tell of it
 # What the collectives of each platform say when a host has gone.
@@ -185,6 +188,29 @@ def together() -> Iterator[None]:
     raise InputError(text if len(found) == jax.process_count() else f'host {host}: {text}')
 
 
+def from_first(look: Callable[[], T]) -> T:
+  """What host 0 finds, on every host: what others see of a shared folder may be older.
+
+  Args:
+    look: its value must be as JSON carries it.
+
+  Raises:
+    InputError: on every host, where host 0 has one.
+  """
+  if jax.process_count() == 1:
+    return look()
+  found, problem = None, None
+  if is_first():
+    try:
+      found = look()
+    except InputError as error:
+      problem = str(error)
+  found, problem = everyone([found, problem])[0]
+  if problem is not None:
+    raise InputError(problem)
+  return found
+
+
 def code() -> dict[str, Any]:
   """The code that a host runs."""
   found = provenance()
@@ -212,7 +238,8 @@ def is_shared(folder: epath.Path) -> bool:
   """Whether this host sees what host 0 writes there."""
   mark = folder / f'.mark-{everyone(time.time_ns())[0]}'
   if is_first():
-    folder.mkdir(parents=True, exist_ok=True)
+    if not is_store(folder):
+      folder.mkdir(parents=True, exist_ok=True)
     mark.touch()
   multihost_utils.sync_global_devices('marked')
   sees = mark.exists()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pathlib
 import time
 from collections.abc import Callable, Collection, Generator, Iterator
 from typing import Any
@@ -16,11 +15,14 @@ from ddpm_jax import data, logs
 from ddpm_jax.config import Config, plain_group, plugin_sources
 from ddpm_jax.data.dataset import Batch
 from ddpm_jax.errors import Failed, Interrupted
+from ddpm_jax.stores import check_reached, path_of
 from ddpm_jax.training import hosts
 from ddpm_jax.training.checkpoint import Checkpoints, folder_of
 from ddpm_jax.training.checks import check_training, rate_jump, remarks
+from ddpm_jax.training.copies import CONFIG, bring_back
 from ddpm_jax.training.disk import check_disk, full_disk
 from ddpm_jax.training.experiment import Experiment, build, make_step, new_state
+from ddpm_jax.training.identity import identity, note_unknown
 from ddpm_jax.training.metrics import Window
 from ddpm_jax.training.ownership import alone, refuse_foreign
 from ddpm_jax.training.parallel import PARALLEL, Parallel, all_devices, check_batch_size
@@ -62,20 +64,35 @@ def steps(
   config: Config, workdir: str | os.PathLike[str], plugins: Collection[str] = ()
 ) -> Generator[tuple[int, TrainState]]:
   """`train`, call by call: yields the step reached and its state, which the next call donates."""
-  workdir = pathlib.Path(workdir)
-  folder = folder_of(workdir, config.checkpoint.folder)
+  with hosts.together():
+    workdir, folder = folders(workdir, config)
   experiment = fit(config, workdir, folder)
   with alone(workdir, folder):
-    with hosts.together():
-      refuse_foreign(workdir, config)  # again: another may have trained there until now
+    # Again: another may have trained there until now.
+    hosts.from_first(lambda: refuse_foreign(workdir, config))
+    if hosts.is_first():
+      bring_back(workdir, folder)
     with Checkpoints(folder, config.checkpoint.keep) as checkpoints:
       yield from advance_all(experiment, checkpoints, workdir, plugins)
+
+
+def folders(workdir: str | os.PathLike[str], config: Config) -> tuple[epath.Path, epath.Path]:
+  """Where a run is kept, and its checkpoints.
+
+  Raises:
+    InputError: they are in a store that cannot be reached.
+  """
+  workdir = path_of(workdir, '--workdir')
+  checkpoints = folder_of(workdir, config.checkpoint.folder)
+  check_reached(workdir, '--workdir')
+  check_reached(checkpoints, 'config.checkpoint.folder')
+  return workdir, checkpoints
 
 
 def advance_all(
   experiment: Experiment,
   checkpoints: Checkpoints,
-  workdir: pathlib.Path,
+  workdir: epath.Path,
   plugins: Collection[str] = (),
 ) -> Generator[tuple[int, TrainState]]:
   """Goes on from the newest checkpoint to the last step."""
@@ -95,16 +112,18 @@ def advance_all(
   if hosts.is_first():
     tell_begun(experiment, workdir, step)
     write_record(workdir, experiment)
+  named, folder = identity(config), checkpoints.folder
 
   def save() -> None:
     """Waits for the steps under way, since their metrics are part of the record."""
     begun = time.monotonic()
     report.complete(window.flush())
-    record = {'data': batches.get_state(), 'window': window.record()}
+    report.keep()
+    record = {'data': batches.get_state(), 'window': window.record(), 'experiment': named}
     checkpoints.save(step, parallel.for_checkpoint(state), record)
     report.time_save(begun, checkpoints.wait_beside)
 
-  with Report(experiment, parallel, workdir, window, step) as report, stopping() as asked:
+  with Report(experiment, parallel, workdir, folder, window, step) as report, stopping() as asked:
     while step < num_steps and not asked():
       count = steps_at_once(step, config)
       state, metrics = advance(state, batches, count)
@@ -156,28 +175,28 @@ def raise_fault(batches: data.Ahead) -> None:
     raise batches.fault
 
 
-def tell_begun(experiment: Experiment, workdir: pathlib.Path, step: int) -> None:
+def tell_begun(experiment: Experiment, workdir: epath.Path, step: int) -> None:
   """Says what of its config a run leaves aside, from where it goes on, and any jump of its rate."""
   for line in remarks(experiment):
     hosts.say(line)
   if not step:
     return
   hosts.say(f'{workdir}: going on from step {step}')
-  if (workdir / 'config.json').exists():
+  if (workdir / CONFIG).exists():
     before = plain_group(read_record(workdir)['config'], 'training').num_steps
     jump = rate_jump(experiment.config, before, step)
     if jump:
       hosts.say(f'{workdir}: {jump}')
 
 
-def fit(config: Config, workdir: pathlib.Path, folder: epath.Path) -> Experiment:
+def fit(config: Config, workdir: epath.Path, folder: epath.Path) -> Experiment:
   """The experiment, where every host can train it and all agree on it.
 
   Raises:
     InputError: on every host; nothing has been written but empty folders.
   """
+  hosts.from_first(lambda: refuse_foreign(workdir, config))
   with hosts.together():
-    refuse_foreign(workdir, config)
     experiment = build(config)
     check_training(experiment)
   facts = {'examples': len(experiment.dataset.train), 'plugins': plugin_sources(config)}
@@ -218,6 +237,8 @@ def begin(
     if not is_record(record):
       raise checkpoints.damaged(newest, 'its record is not one that training writes')
     batches.set_state(record['data'])
+    if hosts.is_first():
+      note_unknown(checkpoints.folder, newest)
     return parallel.place_state(state), Window(record['window'])
   teacher = initial_params(experiment, plugins)
   if teacher is None:

@@ -10,7 +10,6 @@ import collections
 import contextlib
 import json
 import math
-import pathlib
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
+from etils import epath
 from rich.progress import (
   BarColumn,
   MofNCompleteColumn,
@@ -106,28 +106,24 @@ class Window:
 class MetricWriter:
   """Writes scalars to metrics.jsonl, one line a call."""
 
-  def __init__(self, workdir: pathlib.Path, step: int = 0):
-    """Opens the file of a run that goes on from `step`; what was written after it is dropped."""
-    path = workdir / 'metrics.jsonl'
-    cut(path, step)
-    self._lines = path.open('a')
+  def __init__(self, folder: epath.Path, step: int = 0):
+    """Goes on from `step` in the file on a disk; what was written after that is dropped."""
+    self._path = folder / 'metrics.jsonl'
+    cut(self._path, step)
 
   def write(self, step: int, scalars: Scalars) -> None:
-    self._lines.write(json.dumps({'step': step, **scalars}) + '\n')
-    self._lines.flush()
-
-  def close(self) -> None:
-    self._lines.close()
+    with self._path.open('a') as lines:  # a mounted bucket has the line once it is closed
+      lines.write(json.dumps({'step': step, **scalars}) + '\n')
 
 
 class Board:
   """TensorBoard's files, whose one purpose is to be looked at."""
 
-  def __init__(self, workdir: pathlib.Path, step: int = 0):
-    """Opens a file of a run that goes on from `step`."""
+  def __init__(self, folder: epath.Path, step: int = 0):
+    """Opens a file, on a disk, of a run that goes on from `step`."""
     import tensorboardX  # Here and not above: it imports PyTorch, where that is installed.
 
-    self._writer = tensorboardX.SummaryWriter(str(workdir), purge_step=step + 1 if step else None)
+    self._writer = tensorboardX.SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
   def curves(self, step: int, scalars: Scalars) -> None:
     self._check()
@@ -138,6 +134,10 @@ class Board:
     """Shows a picture (H, W, C) of uint8."""
     self._check()
     self._writer.add_image(name, pixels, step, dataformats='HWC')
+
+  def flush(self) -> None:
+    self._check()
+    self._writer.flush()
 
   def close(self) -> None:
     self._check()
@@ -150,7 +150,7 @@ class Board:
       raise OSError('the thread that writes its file has died')
 
 
-def read(path: pathlib.Path) -> list[dict[str, float]]:
+def read(path: epath.Path) -> list[dict[str, float]]:
   """The lines of a metrics.jsonl; one cut short by a kill is left out.
 
   So is any other that cannot be read, which is named in a warning.
@@ -177,7 +177,7 @@ def row_of(line: bytes) -> dict[str, float]:
   return row
 
 
-def cut(path: pathlib.Path, step: int) -> None:
+def cut(path: epath.Path, step: int) -> None:
   """Drops what was written after `step`."""
   if not path.exists():
     return

@@ -7,7 +7,6 @@ whole checkpoint. What a start leaves that was killed before that is nobody's.
 from __future__ import annotations
 
 import contextlib
-import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,15 +15,18 @@ from etils import epath
 
 from ddpm_jax.config import RESUMABLE, Config, differing, plain_group, to_json
 from ddpm_jax.errors import InputError
+from ddpm_jax.stores import is_store, size_of
 from ddpm_jax.training import hosts
 from ddpm_jax.training.checkpoint import folder_of, whole_steps
+from ddpm_jax.training.copies import CONFIG, METRICS, beside
+from ddpm_jax.training.identity import refuse_other
 from ddpm_jax.training.run import changed_plugins, read_record
 
 LOCK = '.lock'
 
 
 @contextlib.contextmanager
-def alone(workdir: pathlib.Path, checkpoints: epath.Path) -> Iterator[None]:
+def alone(workdir: epath.Path, checkpoints: epath.Path) -> Iterator[None]:
   """Keeps a run's folders, which must be there, from other processes that would train in them.
 
   The first host holds the locks. They end with its process, however that ends. Object stores have
@@ -33,18 +35,17 @@ def alone(workdir: pathlib.Path, checkpoints: epath.Path) -> Iterator[None]:
   Raises:
     InputError: on every host, where another process has one of them.
   """
-  folders = [workdir]
-  if not checkpoints.is_relative_to(workdir) and '://' not in str(checkpoints):
-    folders.append(pathlib.Path(checkpoints))
+  folders = [folder for folder in (workdir, beside(workdir, checkpoints)) if folder]
   with contextlib.ExitStack() as held:
     with hosts.together():
       for folder in folders if hosts.is_first() else ():
-        held.enter_context(locked(folder))
+        if not is_store(folder):
+          held.enter_context(locked(folder))
     yield
 
 
 @contextlib.contextmanager
-def locked(folder: pathlib.Path) -> Iterator[None]:
+def locked(folder: epath.Path) -> Iterator[None]:
   """Holds the lock of one folder; where its file system has none, says so and goes on."""
   lock = filelock.FileLock(folder / LOCK, fallback_to_soft=False, thread_local=False)
   try:
@@ -64,14 +65,23 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
     lock.release()
 
 
-def refuse_foreign(workdir: pathlib.Path, config: Config) -> None:
-  """Lets a run into its own folder or one that is nobody's.
+def refuse_foreign(workdir: epath.Path, config: Config) -> None:
+  """Lets a run into its own folders or those that are nobody's.
 
   Raises:
     InputError: the folder holds another experiment, one of other code, or files that no config.json
-      explains.
+      explains; or the checkpoints are of another.
   """
-  recorded = read_record(workdir) if (workdir / 'config.json').exists() else None
+  refuse_files(workdir, config)
+  folder = folder_of(workdir, config.checkpoint.folder)
+  if steps := whole_steps(folder):
+    name = 'config.checkpoint.folder' if config.checkpoint.folder else '--workdir'
+    refuse_other(folder, steps[-1], config, f'give another {name}', code=True)
+
+
+def refuse_files(workdir: epath.Path, config: Config) -> None:
+  """Raises InputError where the workdir is not this experiment's."""
+  recorded = read_record(workdir) if (workdir / CONFIG).exists() else None
   found = belongings(workdir, recorded)
   if not found:
     return
@@ -93,13 +103,13 @@ def refuse_foreign(workdir: pathlib.Path, config: Config) -> None:
     )
 
 
-def belongings(workdir: pathlib.Path, recorded: Mapping[str, Any] | None) -> list[str]:
+def belongings(workdir: epath.Path, recorded: Mapping[str, Any] | None) -> list[str]:
   """What there is to lose in a run's folder, and where its record keeps the checkpoints."""
-  metrics, samples = workdir / 'metrics.jsonl', workdir / 'samples'
+  samples = workdir / 'samples'
   folder = plain_group(recorded['config'], 'checkpoint').folder if recorded else None
   checkpoints = folder_of(workdir, folder)
   present = {
-    'metrics.jsonl': metrics.exists() and metrics.stat().st_size > 0,
+    METRICS: size_of(workdir / METRICS) > 0,
     'checkpoints': bool(whole_steps(checkpoints)),
     'samples': samples.is_dir() and any(samples.iterdir()),
   }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import einops
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from jax import Array
 from matplotlib.figure import Figure
 from PIL import Image
@@ -67,13 +67,13 @@ def drawable(pixels: np.ndarray) -> np.ndarray:
   return einops.rearrange(pixels, '... h w c -> ... h (c w) 1')
 
 
-def write_png(path: pathlib.Path, pixels: np.ndarray) -> None:
+def write_png(path: epath.Path, pixels: np.ndarray) -> None:
   """Writes uint8 (H, W, C); see `drawable` for channels that are no color."""
   with whole(path) as part:
     as_image(pixels).save(part)
 
 
-def write_gif(path: pathlib.Path, frames: Sequence[np.ndarray], seconds: float = 4.0) -> None:
+def write_gif(path: epath.Path, frames: Sequence[np.ndarray], seconds: float = 4.0) -> None:
   """Writes uint8 frames (H, W, C) that take so long in all, and stay two seconds at the last.
 
   Where there are more than can be shown in that time, evenly spaced ones stand for all.
@@ -93,7 +93,7 @@ def as_image(pixels: np.ndarray) -> Image.Image:
   return Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
 
 
-def loss_curve(workdir: pathlib.Path) -> pathlib.Path:
+def loss_curve(workdir: epath.Path) -> epath.Path:
   """Draws the losses in metrics.jsonl to loss.png; returns its path."""
   rows = metrics.read(workdir / 'metrics.jsonl')
   figure = Figure(figsize=(6, 4), layout='constrained')

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import pathlib
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from ddpm_jax import logs
 from ddpm_jax.training import hosts, pictures
+from ddpm_jax.training.copies import Copies
 from ddpm_jax.training.experiment import Experiment
 from ddpm_jax.training.metrics import Board, Display, MetricWriter, Scalars, Window
 from ddpm_jax.training.parallel import Parallel
@@ -35,7 +36,8 @@ class Report:
     self,
     experiment: Experiment,
     parallel: Parallel,
-    workdir: pathlib.Path,
+    workdir: epath.Path,
+    checkpoints: epath.Path,
     window: Window,
     step: int,
   ):
@@ -47,7 +49,8 @@ class Report:
     self._failed: set[str] = set()
     self._begun = step
     if self._tells:
-      self._writer = MetricWriter(workdir, step)
+      self._copies = Copies(workdir, checkpoints)
+      self._writer = MetricWriter(self._copies.folder, step)
       self._display = Display(step, self._num_steps, config.dataset.batch_size)
     self._start, self._first, self._looked = time.monotonic(), 0.0, 0.0
     self._timing: threading.Thread | None = None
@@ -63,11 +66,12 @@ class Report:
       if '_board' in vars(self):
         with self._aside('TensorBoard'):
           self._board.close()
-      self._writer.close()
+          self._copies.send_events()
+      self._copies.close()
 
   @functools.cached_property
   def _board(self) -> Board:
-    return Board(self._workdir, self._begun)
+    return Board(self._copies.folder, self._begun)
 
   @functools.cached_property
   def _heldout(self) -> Callable[[Any], Scalars]:
@@ -87,6 +91,16 @@ class Report:
         reason = ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
         hosts.say(f'{kind} left out, training goes on ({reason})')
       self._failed.add(kind)
+
+  def keep(self) -> None:
+    """Copies the records to where they are kept; before each checkpoint, which counts on them."""
+    if not self._tells:
+      return
+    self._copies.send()
+    if self._copies.in_store and '_board' in vars(self):
+      with self._aside('TensorBoard'):
+        self._board.flush()
+        self._copies.send_events()
 
   def complete(self, steps: Iterator[int]) -> None:
     """Writes a line for each of the complete steps that is due one."""

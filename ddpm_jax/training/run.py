@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import pathlib
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
+from etils import epath
 from jax import Array
 
 from ddpm_jax import data
@@ -29,10 +29,14 @@ from ddpm_jax.diffusion.schedules import parameters
 from ddpm_jax.errors import InputError
 from ddpm_jax.files import whole
 from ddpm_jax.losses import OF_TEACHERS
+from ddpm_jax.stores import check_reached, path_of, reaching
 from ddpm_jax.training import experiment as experiments
-from ddpm_jax.training.checkpoint import Checkpoints, folder_of
+from ddpm_jax.training import hosts
+from ddpm_jax.training.checkpoint import Checkpoints, folder_of, whole_steps
+from ddpm_jax.training.copies import CONFIG
 from ddpm_jax.training.denoising import bind_schedule, check_guidance
 from ddpm_jax.training.experiment import Experiment
+from ddpm_jax.training.identity import note_unknown, refuse_other
 
 Path = str | os.PathLike[str]
 
@@ -99,8 +103,10 @@ def load_run(
   Raises:
     InputError: there is no run, no such checkpoint, it cannot be read, or it needs other plug-ins.
   """
-  workdir = pathlib.Path(workdir)
-  record = read_record(workdir)
+  with hosts.together():
+    workdir = path_of(workdir, 'workdir')
+    check_reached(workdir, 'workdir')
+  record = hosts.from_first(lambda: read_record(workdir))
   config, shape = read_config(workdir, record, plugins), record['data']
   if changed := changed_plugins(record, config):
     logging.warning('%s: the code of %s has changed since training', workdir, ', '.join(changed))
@@ -112,26 +118,32 @@ def load_run(
 
 
 def load_params(
-  experiment: Experiment, workdir: pathlib.Path, step: int | None = None, ema: bool = True
+  experiment: Experiment, workdir: epath.Path, step: int | None = None, ema: bool = True
 ) -> tuple[int, dict[str, Any]]:
   """The step of a checkpoint and its parameters, {'network', 'schedule', 'loss'}."""
   params = jax.eval_shape(lambda: experiments.init_params(experiment))
   like = {'ema': {next(iter(experiment.decays)): params}} if ema else {'params': params}
   folder = folder_of(workdir, experiment.config.checkpoint.folder)
-  if not folder.is_dir():
-    raise InputError(f'{workdir}: holds no checkpoint yet; train it first')
+  found = hosts.from_first(lambda: chosen_step(workdir, folder, step, experiment.config))
   with Checkpoints(folder) as checkpoints:
-    steps = checkpoints.steps()
-    if not steps:
-      raise InputError(f'{workdir}: holds no checkpoint yet; train it first')
-    if step is not None and step not in steps:
-      raise InputError(f'{workdir}: no checkpoint of step {step}; there are {steps}')
-    step = steps[-1] if step is None else step
-    part = checkpoints.restore_part(step, like)
-  return step, next(iter(part['ema'].values())) if ema else part['params']
+    part = checkpoints.restore_part(found, like)
+  return found, next(iter(part['ema'].values())) if ema else part['params']
 
 
-def read_record(workdir: pathlib.Path) -> dict[str, Any]:
+def chosen_step(workdir: epath.Path, folder: epath.Path, step: int | None, config: Config) -> int:
+  """The step of a checkpoint of the experiment, the newest where None is asked for."""
+  steps = whole_steps(folder) if folder.is_dir() else []
+  if not steps:
+    raise InputError(f'{workdir}: holds no checkpoint yet; train it first')
+  if step is not None and step not in steps:
+    raise InputError(f'{workdir}: no checkpoint of step {step}; there are {steps}')
+  step = steps[-1] if step is None else step
+  refuse_other(folder, step, config, f'{workdir / CONFIG} is of another run')
+  note_unknown(folder, step)
+  return step
+
+
+def read_record(workdir: epath.Path) -> dict[str, Any]:
   """What config.json says: its 'config' as JSON, the shape of the 'data', and its 'provenance'.
 
   Nothing that it names is looked up.
@@ -139,9 +151,10 @@ def read_record(workdir: pathlib.Path) -> dict[str, Any]:
   Raises:
     InputError: there is none, or it cannot be read.
   """
-  path = workdir / 'config.json'
+  path = workdir / CONFIG
   try:
-    record = json.loads(path.read_text())
+    with reaching(path):
+      record = json.loads(path.read_bytes())
     if record.get('format', FORMAT) > FORMAT:
       raise InputError('was written by a later version of ddpm_jax; read it with that')
     known = {'config': dict(record['config']), 'data': read_shape(record['data'])}
@@ -186,16 +199,14 @@ def read_classes(classes: Any, num_classes: int | None) -> tuple[int, ...] | Non
   return tuple(classes)
 
 
-def read_config(
-  workdir: pathlib.Path, record: Mapping[str, Any], plugins: Collection[str]
-) -> Config:
+def read_config(workdir: epath.Path, record: Mapping[str, Any], plugins: Collection[str]) -> Config:
   """The config in a record; raises InputError as `from_json`."""
   try:
     return from_json(record['config'], plugins=plugins)
   except InputError as error:
-    raise InputError(f'{workdir / "config.json"}: {error}') from error
+    raise InputError(f'{workdir / CONFIG}: {error}') from error
   except RecursionError as error:
-    raise InputError(f'{workdir / "config.json"}: is nested too deep to be a config') from error
+    raise InputError(f'{workdir / CONFIG}: is nested too deep to be a config') from error
 
 
 def changed_plugins(
@@ -212,7 +223,7 @@ def changed_plugins(
   return [name for name, digest in now if before.get(name) != digest]
 
 
-def write_record(workdir: pathlib.Path, experiment: Experiment) -> None:
+def write_record(workdir: epath.Path, experiment: Experiment) -> None:
   """Writes config.json: the config, the shape of the data, the code and the machine."""
   record = {
     'format': FORMAT,
@@ -220,7 +231,7 @@ def write_record(workdir: pathlib.Path, experiment: Experiment) -> None:
     'data': {name: getattr(experiment.dataset, name) for name in SHAPE},
     'provenance': provenance() | {'plugins': plugin_sources(experiment.config)},
   }
-  with whole(workdir / 'config.json') as part:
+  with whole(workdir / CONFIG) as part:
     part.write_text(json.dumps(record, indent=2) + '\n')
 
 
@@ -238,7 +249,7 @@ def initial_params(experiment: Experiment, plugins: Collection[str] = ()) -> dic
     return None
   try:
     run = load_run(source, plugins=(*plugins, *modules_of(experiment.config)))
-    _, params = load_params(run.experiment, pathlib.Path(source))
+    _, params = load_params(run.experiment, path_of(source, 'workdir'))
   except InputError as error:
     raise InputError(f'config.training.init_from: {error}') from error
   check_teacher(experiment.config, run.config)

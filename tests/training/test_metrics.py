@@ -35,7 +35,6 @@ def write(workdir, steps, start=0):
   writer = MetricWriter(workdir, start)
   for step in steps:
     writer.write(step, {'loss': 1 / step})
-  writer.close()
 
 
 def test_a_line_holds_a_step_and_its_scalars_but_no_clock(tmp_path):

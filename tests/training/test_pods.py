@@ -12,6 +12,7 @@ from etils import epath
 from pod import HERE, Pod
 from tiny import tiny
 
+from ddpm_jax.stores import path_of
 from ddpm_jax.training import checksums, load_run
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.experiment import build, new_state
@@ -203,11 +204,36 @@ def test_a_killed_host_ends_the_others_and_the_run_resumes_bit_for_bit(long, tmp
   assert codes[victim] == -signal.SIGKILL and codes[1 - victim] not in (0, 143), pod.outputs()
   told = pod.outputs()[1 - victim]
   assert 'lost another host' in told or 'another task died' in told
-  train(run, *LONG, devices=(1, 1))
-  (_, state, record), expected = final(run), final(long)
+  # What a host other than the first sees of the folder may be of before there was any checkpoint.
+  train(run, *LONG, '--stale=1', devices=(1, 1), command='stale_train')
+  assert_bitwise(run, long)
+
+
+def assert_bitwise(run, other):
+  """The same end: state, record and metrics."""
+  (_, state, record), expected = final(run), final(other)
   assert record == expected[2]
   assert_same(state, expected[1], rtol=0)
-  assert (run / 'metrics.jsonl').read_bytes() == (long / 'metrics.jsonl').read_bytes()
+  assert (run / 'metrics.jsonl').read_bytes() == (other / 'metrics.jsonl').read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('victim', [0, 1])
+def test_so_does_one_in_a_bucket(long, store, bucket, tmp_path, victim):
+  run, flags = path_of(bucket, 'workdir'), (*LONG, f'--workdir={bucket}')
+  with Pod(tmp_path / 'run', *flags, devices=(1, 1), timeout=15) as pod:
+    pod.when(reached(run, 250))
+    pod.signal(victim, signal.SIGKILL)
+    codes = pod.wait()
+  assert codes[victim] == -signal.SIGKILL and codes[1 - victim] not in (0, 143), pod.outputs()
+  train(tmp_path / 'run', *flags, devices=(1, 1))
+  assert 'going on from step' in (tmp_path / 'run-host-0.log').read_text()
+  assert_bitwise(run, long)
+  for command in ('sample', 'evaluate'):
+    flags = ('--plugins=tiny', f'--workdir={bucket}')
+    with Pod(tmp_path / command, *flags, devices=(1,), command=f'experiments.{command}') as pod:
+      assert pod.wait() == [0], pod.outputs()
+  assert json.loads((run / 'report.json').read_bytes())['finished']
 
 
 def test_two_hosts_draw_the_samples_of_one_and_the_first_writes_them(long, tmp_path):
