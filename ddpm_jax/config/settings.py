@@ -195,6 +195,9 @@ class Parallel:
   """How the step runs on several devices."""
 
   mode: str = setting('pmap', 'way of doing it')
+  slices: Count | None = setting(
+    None, "slices that 'hsdp' makes of the devices; unset: TPU slices, or the machines of GPUs"
+  )
   microbatches: Count = setting(
     1, 'parts that a device takes its examples in, one after another, to save memory'
   )
