@@ -223,6 +223,9 @@ class Logging:
 
   every_steps: Steps = setting(50, 'steps between lines of metrics')
   preview_every_steps: Steps = setting(1000, 'steps between preview grids')
+  price_per_chip_hour: Annotated[float, Interval(gt=0, le=1e6)] | None = setting(
+    None, 'of a device, in any currency: the summary says what the run cost; unset: nothing'
+  )
 
 
 @dataclasses.dataclass(frozen=True)

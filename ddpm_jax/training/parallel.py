@@ -133,10 +133,10 @@ def in_slices(devices: list[jax.Device], slices: int | None = None) -> np.ndarra
   """
   if slices is not None:
     if len(devices) % slices:
-      fit = [str(count) for count in range(1, len(devices) + 1) if len(devices) % count == 0]
+      fit = [count for count in range(1, len(devices) + 1) if len(devices) % count == 0]
       raise InputError(
         f'config.parallel.slices: {slices} slices cannot be made of {len(devices)} devices; '
-        f'use {", ".join(fit[:-1])} or {fit[-1]}'
+        f'use one of {", ".join(map(str, fit))}'
       )
     return np.array(devices).reshape(slices, -1)
   parts = itertools.groupby(devices, lambda device: getattr(device, 'slice_index', 0))

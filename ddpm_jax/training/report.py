@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ddpm_jax.training import hosts, pictures
+from ddpm_jax.training.cost import Bill
 from ddpm_jax.training.experiment import Experiment
 from ddpm_jax.training.metrics import Board, Display, MetricWriter, Scalars, Window
 from ddpm_jax.training.parallel import Parallel
@@ -44,9 +45,13 @@ class Report:
     self._tells = hosts.is_first()
     self._failed: set[str] = set()
     self._begun = step
+    self._bill: Bill | None = None
     if self._tells:
       self._writer = MetricWriter(workdir, step)
       self._display = Display(step, self._num_steps, config.dataset.batch_size)
+      with self._aside('the cost'):
+        price = config.logging.price_per_chip_hour
+        self._bill = Bill(workdir, step, price) if price else None
     self._start, self._first, self._looked = time.monotonic(), 0.0, 0.0
 
   def __enter__(self) -> Report:
@@ -55,6 +60,9 @@ class Report:
   def __exit__(self, *exception: object) -> None:
     if self._tells:
       self._display.close()
+      if self._bill:
+        with self._aside('the cost'):
+          self._bill.write()
       if '_board' in vars(self):
         with self._aside('TensorBoard'):
           self._board.close()
@@ -87,6 +95,9 @@ class Report:
     """Writes a line for each of the complete steps that is due one."""
     for step in steps:
       self._first = self._first or time.monotonic() - self._start
+      if self._bill:
+        with self._aside('the cost'):
+          self._bill.reached(step)
       if not due(step, self._config.logging.every_steps, self._num_steps):
         continue
       scalars = self._window.mean()
@@ -140,5 +151,8 @@ class Report:
       f'trained to step {self._num_steps} in {seconds:.0f} s: {self._first:.0f} s until the first '
       f'step was done, {self._looked:.0f} s on held-out losses and previews'
     )
+    if self._bill:
+      with self._aside('the cost'):
+        print(*self._bill.lines(), sep='\n')
     with self._aside('the loss curve'):
       print(pictures.loss_curve(self._workdir))
