@@ -17,7 +17,7 @@ import jax
 from ddpm_jax.files import whole
 
 FILE = 'cost.json'
-EVERY = 60.0  # seconds between writing it: of a start that is killed at most so many are not counted
+EVERY = 60.0  # seconds between writing it: of a killed start at most so many are not counted
 
 
 class Start(NamedTuple):

@@ -248,7 +248,7 @@ def make_parallel(config: Settings, devices: list[jax.Device]) -> Parallel:
     return PARALLEL[config.mode](devices)
   if config.mode != 'hsdp':
     raise InputError(
-      f"config.parallel.slices: {config.slices} is set, but '{config.mode}' makes no use of slices; "
+      f"config.parallel.slices: {config.slices} is set, but '{config.mode}' makes no use of it; "
       'leave it unset, or take config.parallel.mode=hsdp'
     )
   return hsdp(devices, config.slices)

@@ -8,12 +8,13 @@ import numpy as np
 import optax
 import pytest
 import test_step
-from test_step import DECAYS, batch, make_bare, new_params
+from test_step import DECAYS, WAYS, batch, make, make_bare, new_params
 from tiny import tiny
 
 from ddpm_jax.config.settings import Parallel
 from ddpm_jax.errors import InputError
 from ddpm_jax.training import train
+from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.parallel import hsdp, in_slices, make_parallel
 from ddpm_jax.training.state import init_state
 
@@ -67,6 +68,41 @@ def test_slices_hold_the_same_pieces(count):
     expected = np.arange(2048.0).reshape(16, half, -1)[:, n]
     np.testing.assert_array_equal(pieces[n], expected)
     np.testing.assert_array_equal(pieces[half + n], expected)
+
+
+def trained(name, count):
+  """A state after three steps of plain gradient descent, on the host, and their losses."""
+  step, state, parallel = make(name, count, optimizer=optax.sgd(0.1))
+  losses = []
+  for n in range(3):
+    state, metrics = step(state, parallel.place_batch(batch(n)))
+    losses.append(float(metrics['loss']))
+  return jax.device_get(state), losses
+
+
+def test_slices_train_as_all_other_ways_do():
+  """Gradient descent hands rounding on as it is, where Adam enlarges that of small gradients."""
+  expected, curve = trained('pmap', 1)
+  for name in WAYS:
+    for count in (4, 8):
+      state, losses = trained(name, count)
+      np.testing.assert_allclose(losses, curve, rtol=2e-7)
+      for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=2e-7)
+
+
+def test_a_checkpoint_of_any_way_restores_in_any_other(tmp_path):
+  optimizer = optax.adam(1e-2)
+  state = init_state(new_params(), optimizer, (), tuple(DECAYS))
+  ways = {name: make_way(jax.devices()[:4]) for name, make_way in WAYS.items()}
+  for name, parallel in ways.items():
+    with Checkpoints(tmp_path / name) as checkpoints:
+      checkpoints.save(1, parallel.for_checkpoint(parallel.place_state(state)), {})
+      checkpoints.wait()
+      for other, into in ways.items():
+        restored, _ = checkpoints.restore(1, into.layout(jax.eval_shape(lambda: state)))
+        for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(state), strict=True):
+          np.testing.assert_array_equal(a, b, err_msg=f'{name} in {other}')
 
 
 def collectives(text, count):
