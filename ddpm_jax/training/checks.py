@@ -22,7 +22,7 @@ from ddpm_jax.models.unet import UNet
 from ddpm_jax.training import optimizers
 from ddpm_jax.training.denoising import check_guidance, warn_unstable
 from ddpm_jax.training.experiment import Experiment, batch_and_keys, new_state, refuse_gather
-from ddpm_jax.training.parallel import all_devices, make_parallel
+from ddpm_jax.training.parallel import all_devices, in_slices, make_parallel
 from ddpm_jax.training.state import TrainState
 
 
@@ -101,6 +101,12 @@ def remarks(experiment: Experiment) -> Iterator[str]:
     yield (
       f'config.optimizer.warmup_steps: {warmup} is beyond the run of {steps} steps, which ends at '
       f'{steps / warmup:.2g} of its learning rate'
+    )
+  parallel = config.parallel
+  if parallel.mode == 'hsdp' and len(in_slices(all_devices(), parallel.slices)) == 1:
+    yield (
+      "config.parallel.mode: all devices are of one slice, in which 'hsdp' is 'fsdp'; "
+      'config.parallel.slices makes several of them'
     )
   if isinstance(module, UNet):
     height = experiment.dataset.image_shape[0]

@@ -129,30 +129,36 @@ def in_slices(devices: list[jax.Device], slices: int | None = None) -> np.ndarra
       one slice.
 
   Raises:
-    InputError: the slices are unequal, or one does not follow the other.
+    InputError: the slices are unequal, or the hosts are not in the order of their slices.
   """
-  if slices is not None:
-    if len(devices) % slices:
-      fit = [count for count in range(1, len(devices) + 1) if len(devices) % count == 0]
-      raise InputError(
-        f'config.parallel.slices: {slices} slices cannot be made of {len(devices)} devices; '
-        f'use one of {", ".join(map(str, fit))}'
-      )
-    return np.array(devices).reshape(slices, -1)
+  if slices is None:
+    return named_slices(devices)
+  if len(devices) % slices:
+    fit = [count for count in range(1, len(devices) + 1) if len(devices) % count == 0]
+    raise InputError(
+      f'config.parallel.slices: {slices} slices cannot be made of {len(devices)} devices; '
+      f'use one of {", ".join(map(str, fit))}'
+    )
+  return np.array(devices).reshape(slices, -1)
+
+
+def named_slices(devices: list[jax.Device]) -> np.ndarray:
+  """The devices as (slices, devices of each) by `device.slice_index`; see `in_slices`."""
   parts = itertools.groupby(devices, lambda device: getattr(device, 'slice_index', 0))
-  found = [(number, list(part)) for number, part in parts]
-  if len({number for number, _ in found}) < len(found):
+  numbers, found = zip(*((number, list(part)) for number, part in parts), strict=True)
+  if len(set(numbers)) < len(numbers):
     raise InputError(
       "config.parallel.mode: 'hsdp' needs hosts in the order of their slices, which are "
-      f'{", ".join(str(number) for number, _ in found)}; number the hosts of one slice one after '
-      'another (as srun --distribution=block does)'
+      f'{", ".join(map(str, numbers))}; number the hosts of one slice one after another (as srun '
+      '--distribution=block does)'
     )
-  if len({len(part) for _, part in found}) > 1:
+  sizes = [len(part) for part in found]
+  if len(set(sizes)) > 1:
     raise InputError(
       "config.parallel.mode: 'hsdp' needs slices of equally many devices, and they have "
-      f"{', '.join(str(len(part)) for _, part in found)}; use equal ones or 'fsdp'"
+      f"{', '.join(map(str, sizes))}; use equal ones or 'fsdp'"
     )
-  return np.array([part for _, part in found])
+  return np.array(found)
 
 
 def largest_axis(shape: tuple[int, ...], count: int) -> PartitionSpec:

@@ -13,8 +13,9 @@ from tiny import tiny
 
 from ddpm_jax.config.settings import Parallel
 from ddpm_jax.errors import InputError
-from ddpm_jax.training import train
+from ddpm_jax.training import build, train
 from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.checks import remarks
 from ddpm_jax.training.parallel import hsdp, in_slices, make_parallel
 from ddpm_jax.training.state import init_state
 
@@ -55,6 +56,13 @@ def test_slices_are_refused_before_anything_is_made(tmp_path):
   with pytest.raises(InputError, match='config.parallel.slices: 3 slices'):
     train(tiny(**{'parallel.mode': 'hsdp', 'parallel.slices': 3}), tmp_path / 'run')
   assert not (tmp_path / 'run').exists()
+
+
+def test_one_slice_is_said_to_be_fsdp():
+  for slices, expected in ((None, 1), (2, 0)):
+    settings = {'parallel.mode': 'hsdp', 'parallel.slices': slices}
+    found = [line for line in remarks(build(tiny(**settings))) if "'hsdp' is 'fsdp'" in line]
+    assert len(found) == expected
 
 
 @pytest.mark.parametrize('count', [4, 8])
