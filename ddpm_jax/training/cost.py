@@ -61,15 +61,19 @@ class Bill:
     now = time.monotonic()
     self._start = Start(self._step, step, jax.device_count(), now - self._begun, self._price)
     if now - self._written >= EVERY:
-      self.write()
+      self._write()
 
-  def write(self) -> None:
-    """Writes cost.json, if this start has got anywhere."""
+  def _write(self) -> None:
+    rows = [start._asdict() for start in (*self._before, self._start) if start]
+    with whole(self._path) as part:
+      part.write_text(json.dumps(rows, indent=2) + '\n')
+    self._written = time.monotonic()
+
+  def close(self) -> None:
+    """Counts what came after the last step too, as previews, and writes it."""
     if self._start:
-      rows = [start._asdict() for start in (*self._before, self._start)]
-      with whole(self._path) as part:
-        part.write_text(json.dumps(rows, indent=2) + '\n')
-      self._written = time.monotonic()
+      self.reached(self._start.to_step)
+      self._write()
 
   def lines(self) -> Iterator[str]:
     """What this start has cost, and all of them; nothing of one that has got nowhere."""
@@ -100,4 +104,4 @@ def told(starts: list[Start]) -> str:
 
 def amount(number: float) -> str:
   """Two decimals, or below one two digits that count."""
-  return f'{number:,.2f}' if number >= 1 else f'{number:.2g}'
+  return f'{number:,.2f}' if number >= 1 else f'{number:#.2g}'

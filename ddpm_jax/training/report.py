@@ -62,7 +62,7 @@ class Report:
       self._display.close()
       if self._bill:
         with self._aside('the cost'):
-          self._bill.write()
+          self._bill.close()
       if '_board' in vars(self):
         with self._aside('TensorBoard'):
           self._board.close()

@@ -23,8 +23,10 @@ def clock(monkeypatch):
 def test_a_start_costs_its_chips_for_its_hours_at_the_price(clock, tmp_path):
   bill = Bill(tmp_path, 0, 1.5)
   assert not [*bill.lines()]
-  clock[0] = HOUR / 2
+  clock[0] = HOUR / 3
   bill.reached(2000)
+  clock[0] = HOUR / 2  # previews after the last step
+  bill.close()
   (line,) = bill.lines()
   hours = '4.00 chip-hours, 6.00 in money, 3.00 for every 1,000 steps'
   assert line == f'cost of this start: {hours}, at 1.50 for a chip and hour'
@@ -71,4 +73,4 @@ def test_without_a_price_nothing_is_said_or_written(tmp_path, capsys):
 
 
 def test_amounts():
-  assert [amount(x) for x in (1234.5, 1.0, 0.0123)] == ['1,234.50', '1.00', '0.012']
+  assert [amount(x) for x in (1234.5, 1.0, 0.2, 0.0123)] == ['1,234.50', '1.00', '0.20', '0.012']
