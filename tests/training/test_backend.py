@@ -44,7 +44,9 @@ def test_the_cache_may_be_elsewhere(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('mode', ['pmap', 'hsdp'])
-def test_a_second_start_of_two_hosts_reads_the_step_that_the_first_compiled(tmp_path, monkeypatch, mode):
+def test_a_second_start_of_two_hosts_reads_the_step_that_the_first_compiled(
+  tmp_path, monkeypatch, mode
+):
   """Of a folder that both see; JAX itself tells of each program whether it was there."""
   monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', str(tmp_path / 'jit'))
   monkeypatch.setenv('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
