@@ -19,7 +19,6 @@ from ddpm_jax.training.checks import remarks
 from ddpm_jax.training.parallel import hsdp, in_slices, make_parallel
 from ddpm_jax.training.state import init_state
 
-SLICED = 'hsdp of 2 slices'
 ITEM = {'f32': 4, 'u32': 4, 's32': 4, 'pred': 1}
 
 
@@ -92,7 +91,7 @@ def trained(name, count):
 def test_slices_train_as_all_other_ways_do():
   """Gradient descent hands rounding on as it is, where Adam enlarges that of small gradients."""
   expected, curve = trained('pmap', 1)
-  for name, count in (('jit', 8), ('fsdp', 8), (SLICED, 4), (SLICED, 8)):
+  for name, count in (('jit', 8), ('fsdp', 8), ('hsdp', 4), ('hsdp', 8)):
     state, losses = trained(name, count)
     np.testing.assert_allclose(losses, curve, rtol=2e-7)
     for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
@@ -107,7 +106,7 @@ def test_a_checkpoint_of_slices_restores_in_any_way_and_any_in_slices(tmp_path):
     with Checkpoints(tmp_path / name) as checkpoints:
       checkpoints.save(1, parallel.for_checkpoint(parallel.place_state(state)), {})
       checkpoints.wait()
-      for other in ways if name == SLICED else [SLICED]:
+      for other in ways if name == 'hsdp' else ['hsdp']:
         like = ways[other].layout(jax.eval_shape(lambda: state))
         restored, _ = checkpoints.restore(1, like)
         for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(state), strict=True):

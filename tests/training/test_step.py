@@ -19,8 +19,8 @@ from ddpm_jax.training.step import make_train_step, several
 
 SHAPE, BATCH, LEVELS = (4, 4, 1), 16, 17
 DECAYS = {'0.9': 0.9}
-# In one process 'hsdp' finds one slice, so that here it has to be told of two.
-WAYS = PARALLEL | {'hsdp of 2 slices': lambda devices: hsdp(devices, min(2, len(devices)))}
+# In one process 'hsdp' finds one slice, in which it is 'fsdp': here it is told of two.
+WAYS = PARALLEL | {'hsdp': lambda devices: hsdp(devices, min(2, len(devices)))}
 
 
 def network(params, x, noise_label, cond, index=None, keys=None):
