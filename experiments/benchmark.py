@@ -31,7 +31,7 @@ from ddpm_jax.stores import path_of
 from ddpm_jax.training import Experiment, backend, benchmark, build
 from ddpm_jax.training.experiment import init_params
 from ddpm_jax.training.flops import matmul_rate
-from ddpm_jax.training.parallel import PARALLEL, check_batch_size
+from ddpm_jax.training.parallel import check_batch_size, make_parallel
 from ddpm_jax.training.scaling import CHIPS, SHARE, appetite
 from experiments import benchmark_sampling, cli
 
@@ -80,7 +80,7 @@ def fresh_folder() -> Iterator[epath.Path]:
 def measure(experiment: Experiment, folder: epath.Path) -> Figures:
   """Every figure, in seconds, bytes and operations."""
   config, devices = experiment.config, jax.devices()
-  parallel = PARALLEL[config.parallel.mode](devices)
+  parallel = make_parallel(config.parallel, devices)
   bare = benchmark.Bare(experiment, parallel)
   program = bare.compile()
   bare(2)

@@ -20,7 +20,7 @@ from ddpm_jax.evaluation.available import LEFT_OUT
 from ddpm_jax.files import read_json, write_json
 from ddpm_jax.training import build, train
 from ddpm_jax.training.benchmark import Bare, block_length
-from ddpm_jax.training.parallel import PARALLEL
+from ddpm_jax.training.parallel import make_parallel
 
 
 def run_cell(cell: Cell, seconds: float | None = None, plugins: Collection[str] = ()) -> None:
@@ -102,7 +102,7 @@ def paced(cell: Cell, seconds: float) -> Config:
 
 def step_seconds(config: Config, measured: float) -> float:
   """How long a compiled step takes, from about `measured` seconds of them."""
-  bare = Bare(build(config), PARALLEL[config.parallel.mode](jax.devices()))
+  bare = Bare(build(config), make_parallel(config.parallel, jax.devices()))
   bare(2)  # compiles
   steps = block_length(bare(2) / 2, measured)
   return bare(steps) / steps

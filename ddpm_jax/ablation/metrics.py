@@ -30,7 +30,7 @@ from ddpm_jax.training.benchmark import batches
 from ddpm_jax.training.checkpoint import Checkpoints, folder_of
 from ddpm_jax.training.denoising import bind_schedule
 from ddpm_jax.training.loop import begin
-from ddpm_jax.training.parallel import PARALLEL, all_devices
+from ddpm_jax.training.parallel import all_devices, make_parallel
 from ddpm_jax.training.pictures import grid, write_png
 from ddpm_jax.training.run import load_params
 
@@ -164,7 +164,7 @@ def make_judge(name: str, arguments: tuple[tuple[str, Any], ...]) -> Judge:
 def gradient(trained: Trained) -> Figures:
   """The training loss's `gradient_noise`, from the next minibatches of the run."""
   experiment, stream = trained.experiment, batches(trained.experiment)
-  parallel = PARALLEL[experiment.config.parallel.mode](all_devices())
+  parallel = make_parallel(experiment.config.parallel, all_devices())
   folder = folder_of(trained.workdir, experiment.config.checkpoint.folder)
   with Checkpoints(folder) as checkpoints:
     state, _ = begin(experiment, parallel, checkpoints, stream)

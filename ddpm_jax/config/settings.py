@@ -195,6 +195,9 @@ class Parallel:
   """How the step runs on several devices."""
 
   mode: str = setting('pmap', 'way of doing it')
+  slices: Count | None = setting(
+    None, "slices that 'hsdp' makes of the devices; unset: TPU slices, or the machines of GPUs"
+  )
   microbatches: Count = setting(
     1, 'parts that a device takes its examples in, one after another, to save memory'
   )
@@ -223,6 +226,9 @@ class Logging:
 
   every_steps: Steps = setting(50, 'steps between lines of metrics')
   preview_every_steps: Steps = setting(1000, 'steps between preview grids')
+  price_per_chip_hour: Annotated[float, Interval(gt=0, le=1e6)] | None = setting(
+    None, 'of a device, in any currency: the summary says what the run cost; unset: nothing'
+  )
 
 
 @dataclasses.dataclass(frozen=True)

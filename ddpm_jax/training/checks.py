@@ -22,6 +22,7 @@ from ddpm_jax.models.unet import UNet
 from ddpm_jax.training import optimizers
 from ddpm_jax.training.denoising import check_guidance, warn_unstable
 from ddpm_jax.training.experiment import Experiment, batch_and_keys, new_state, refuse_gather
+from ddpm_jax.training.parallel import all_devices, in_slices, make_parallel
 from ddpm_jax.training.state import TrainState
 
 
@@ -101,6 +102,12 @@ def remarks(experiment: Experiment) -> Iterator[str]:
       f'config.optimizer.warmup_steps: {warmup} is beyond the run of {steps} steps, which ends at '
       f'{steps / warmup:.2g} of its learning rate'
     )
+  parallel = config.parallel
+  if parallel.mode == 'hsdp' and len(in_slices(all_devices(), parallel.slices)) == 1:
+    yield (
+      "config.parallel.mode: all devices are of one slice, in which 'hsdp' is 'fsdp'; "
+      'config.parallel.slices makes several of them'
+    )
   if isinstance(module, UNet):
     height = experiment.dataset.image_shape[0]
     heights = [height >> level for level in range(len(module.multipliers))]
@@ -119,9 +126,8 @@ def check_memory(experiment: Experiment, state: TrainState) -> None:
   """
   limit, examples, devices = memory_limit(), experiment.problem.batch_size, jax.device_count()
   images = 4 * examples * math.prod(experiment.dataset.image_shape) // devices
-  held = size_of(state) + size_of(state.params)
-  if experiment.config.parallel.mode == 'fsdp':
-    held //= devices
+  layout = make_parallel(experiment.config.parallel, all_devices()).layout(state)
+  held = size_on_each(layout) + size_on_each(layout.params)
   parts = {
     'config.dataset.batch_size': (f'{examples} examples', images),
     'config.model': ('parameters, gradients and averages', held),
@@ -134,9 +140,12 @@ def check_memory(experiment: Experiment, state: TrainState) -> None:
       )
 
 
-def size_of(tree: Any) -> int:
-  """The bytes of a tree of arrays."""
-  return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+def size_on_each(layout: Any) -> int:
+  """The bytes that each device has of a tree of arrays laid out on several."""
+  return sum(
+    math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    for leaf in jax.tree.leaves(layout)
+  )
 
 
 def memory_limit() -> int:

@@ -25,7 +25,7 @@ from ddpm_jax.training.experiment import Experiment, build, make_step, new_state
 from ddpm_jax.training.identity import identity, note_unknown
 from ddpm_jax.training.metrics import Window
 from ddpm_jax.training.ownership import alone, refuse_foreign
-from ddpm_jax.training.parallel import PARALLEL, Parallel, all_devices, check_batch_size
+from ddpm_jax.training.parallel import Parallel, all_devices, check_batch_size, make_parallel
 from ddpm_jax.training.report import Report, due
 from ddpm_jax.training.run import initial_params, read_record, write_record
 from ddpm_jax.training.state import TrainState
@@ -97,7 +97,7 @@ def advance_all(
 ) -> Generator[tuple[int, TrainState]]:
   """Goes on from the newest checkpoint to the last step."""
   config, num_steps = experiment.config, experiment.config.training.num_steps
-  parallel = PARALLEL[config.parallel.mode](all_devices())
+  parallel = make_parallel(config.parallel, all_devices())
   advance = make_advance(experiment, parallel)
   batches = read_ahead(experiment)
   state, window = begin(experiment, parallel, checkpoints, batches, plugins)

@@ -7,6 +7,7 @@ brings its own key.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,11 +16,12 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ddpm_jax.config.settings import Parallel as Settings
 from ddpm_jax.errors import InputError
 
 Step = Callable[[Any, Any], tuple[Any, Any]]
 
-AXIS = 'data'
+SLICE, AXIS = 'slice', 'data'
 REPLICATED = PartitionSpec()
 # Below so many elements a piece on each device saves nothing and costs a message.
 LEAST = 1024
@@ -94,7 +96,7 @@ def jit(devices: list[jax.Device]) -> Parallel:
   """Data parallelism by `jax.jit` over a mesh: the step sees the whole batch, the state is whole
   on every device.
   """
-  return over_mesh(devices, lambda leaf: REPLICATED)
+  return over_mesh(np.array([devices]), lambda leaf: REPLICATED)
 
 
 def fsdp(devices: list[jax.Device]) -> Parallel:
@@ -103,7 +105,60 @@ def fsdp(devices: list[jax.Device]) -> Parallel:
 
   Zhao et al. 2023, "PyTorch FSDP", https://arxiv.org/abs/2304.11277.
   """
-  return over_mesh(devices, lambda leaf: largest_axis(leaf.shape, len(devices)))
+  return hsdp(devices, 1)
+
+
+def hsdp(devices: list[jax.Device], slices: int | None = None) -> Parallel:
+  """Hybrid sharded data parallelism: `fsdp` within each slice, and data parallelism between them.
+
+  Parameters are gathered over the fast links of a slice alone; over the network between slices goes
+  the sum of the gradient, of which each device sends its own piece. "Hybrid sharding" of Zhao et
+  al. 2023, section 3.2.2, https://arxiv.org/abs/2304.11277.
+  """
+  grid = in_slices(devices, slices)
+  return over_mesh(grid, lambda leaf: largest_axis(leaf.shape, grid.shape[1]))
+
+
+def in_slices(devices: list[jax.Device], slices: int | None = None) -> np.ndarray:
+  """The devices as (slices, devices of each).
+
+  Args:
+    devices: in the order of `all_devices`.
+    slices: how many equal parts to make of them; None takes those that the devices name: TPU
+      slices, and of GPUs and CPUs the machines. Devices of a single process may name none and are
+      one slice.
+
+  Raises:
+    InputError: the slices are unequal, or the hosts are not in the order of their slices.
+  """
+  if slices is None:
+    return named_slices(devices)
+  if len(devices) % slices:
+    fit = [count for count in range(1, len(devices) + 1) if len(devices) % count == 0]
+    raise InputError(
+      f'config.parallel.slices: {slices} slices cannot be made of {len(devices)} devices; '
+      f'use one of {", ".join(map(str, fit))}'
+    )
+  return np.array(devices).reshape(slices, -1)
+
+
+def named_slices(devices: list[jax.Device]) -> np.ndarray:
+  """The devices as (slices, devices of each) by `device.slice_index`; see `in_slices`."""
+  parts = itertools.groupby(devices, lambda device: getattr(device, 'slice_index', 0))
+  numbers, found = zip(*((number, list(part)) for number, part in parts), strict=True)
+  if len(set(numbers)) < len(numbers):
+    raise InputError(
+      "config.parallel.mode: 'hsdp' needs hosts in the order of their slices, which are "
+      f'{", ".join(map(str, numbers))}; number the hosts of one slice one after another (as srun '
+      '--distribution=block does)'
+    )
+  sizes = [len(part) for part in found]
+  if len(set(sizes)) > 1:
+    raise InputError(
+      "config.parallel.mode: 'hsdp' needs slices of equally many devices, and they have "
+      f"{', '.join(map(str, sizes))}; use equal ones or 'fsdp'"
+    )
+  return np.array(found)
 
 
 def largest_axis(shape: tuple[int, ...], count: int) -> PartitionSpec:
@@ -115,10 +170,15 @@ def largest_axis(shape: tuple[int, ...], count: int) -> PartitionSpec:
   return PartitionSpec(*(AXIS if axis == best else None for axis in range(len(shape))))
 
 
-def over_mesh(devices: list[jax.Device], spec: Callable[[Any], PartitionSpec]) -> Parallel:
-  """`jax.jit` with the batch divided among the devices and each array of the state by its spec."""
+def over_mesh(grid: np.ndarray, spec: Callable[[Any], PartitionSpec]) -> Parallel:
+  """`jax.jit` with the batch divided among the devices and each array of the state by its spec.
+
+  Args:
+    grid: devices (slices, devices of each), over which the batch is divided.
+    spec: of an array, in pieces along AXIS within each slice, or whole; all slices hold the same.
+  """
   # Not jax.make_mesh, whose axes are Explicit: there the reshape of a divided axis is an error.
-  mesh = Mesh(np.array(devices), (AXIS,))
+  mesh = Mesh(grid, (SLICE, AXIS))
 
   def layout(shapes):
     return laid_out(shapes, lambda leaf: NamedSharding(mesh, spec(leaf)))
@@ -134,7 +194,7 @@ def over_mesh(devices: list[jax.Device], spec: Callable[[Any], PartitionSpec]) -
     return jax.jit(kept, donate_argnums=0)
 
   def place_batch(batch, axis=0):
-    split = NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
+    split = NamedSharding(mesh, PartitionSpec(*[None] * axis, (SLICE, AXIS)))
     return {
       name: jax.make_array_from_process_local_data(split, rows) for name, rows in batch.items()
     }
@@ -180,7 +240,24 @@ PARALLEL: dict[str, Callable[[list[jax.Device]], Parallel]] = {
   'pmap': pmap,
   'jit': jit,
   'fsdp': fsdp,
+  'hsdp': hsdp,
 }
+
+
+def make_parallel(config: Settings, devices: list[jax.Device]) -> Parallel:
+  """The way that `config.parallel` asks for, on these devices.
+
+  Raises:
+    InputError: there are no such slices, or its mode has none.
+  """
+  if config.slices is None:
+    return PARALLEL[config.mode](devices)
+  if config.mode != 'hsdp':
+    raise InputError(
+      f"config.parallel.slices: {config.slices} is set, but '{config.mode}' makes no use of it; "
+      'leave it unset, or take config.parallel.mode=hsdp'
+    )
+  return hsdp(devices, config.slices)
 
 
 def all_devices() -> list[jax.Device]:

@@ -18,6 +18,7 @@ from etils import epath
 from ddpm_jax import logs
 from ddpm_jax.training import hosts, pictures
 from ddpm_jax.training.copies import Copies
+from ddpm_jax.training.cost import Bill
 from ddpm_jax.training.experiment import Experiment
 from ddpm_jax.training.metrics import Board, Display, MetricWriter, Scalars, Window
 from ddpm_jax.training.parallel import Parallel
@@ -48,10 +49,14 @@ class Report:
     self._tells = hosts.is_first()
     self._failed: set[str] = set()
     self._begun = step
+    self._bill: Bill | None = None
     if self._tells:
       self._copies = Copies(workdir, checkpoints)
       self._writer = MetricWriter(self._copies.folder, step)
       self._display = Display(step, self._num_steps, config.dataset.batch_size)
+      with self._aside('the cost'):
+        price = config.logging.price_per_chip_hour
+        self._bill = Bill(workdir, step, price) if price else None
     self._start, self._first, self._looked = time.monotonic(), 0.0, 0.0
     self._timing: threading.Thread | None = None
 
@@ -63,6 +68,9 @@ class Report:
       self._timing.join(1.0)  # it may be about to speak; where a host has gone it waits for ever
     if self._tells:
       self._display.close()
+      if self._bill:
+        with self._aside('the cost'):
+          self._bill.close()
       if '_board' in vars(self):
         with self._aside('TensorBoard'):
           self._board.close()
@@ -106,6 +114,9 @@ class Report:
     """Writes a line for each of the complete steps that is due one."""
     for step in steps:
       self._first = self._first or time.monotonic() - self._start
+      if self._bill:
+        with self._aside('the cost'):
+          self._bill.reached(step)
       if not due(step, self._config.logging.every_steps, self._num_steps):
         continue
       scalars = self._window.mean()
@@ -170,6 +181,10 @@ class Report:
       f'trained to step {self._num_steps} in {seconds:.0f} s: {self._first:.0f} s until the first '
       f'step was done, {self._looked:.0f} s on held-out losses and previews'
     )
+    if self._bill:
+      with self._aside('the cost'):
+        for line in self._bill.lines():
+          logs.say(line)
     with self._aside('the loss curve'):
       logs.say(str(pictures.loss_curve(self._workdir)))
 

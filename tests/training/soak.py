@@ -28,7 +28,7 @@ from ddpm_jax.training.experiment import build, new_state
 from ddpm_jax.training.metrics import read
 
 TOPOLOGIES = {'1x1': (1,), '1x2': (2,), '1x4': (4,), '2x1': (1, 1), '2x2': (2, 2), '4x1': (1,) * 4}
-MODES = ('pmap', 'jit', 'fsdp')
+MODES = ('pmap', 'jit', 'fsdp', 'hsdp')
 MOMENTS = ('training', 'the start', 'a checkpoint')
 FLAGS = (
   f'--config={HERE / "tiny_config.py"}',

@@ -52,9 +52,13 @@ def one(tmp_path_factory):
   return train(tmp_path_factory.mktemp('one') / 'run', *TINY)
 
 
-@pytest.mark.parametrize('mode', ['pmap', 'fsdp'])
+HSDP = ('--config.parallel.mode=hsdp', '--config.parallel.slices=2')
+
+
+@pytest.mark.parametrize('mode', ['pmap', 'fsdp', 'hsdp'])
 def test_two_hosts_follow_the_curve_of_one_device(one, tmp_path, mode):
-  run = train(tmp_path / 'run', *TINY, f'--config.parallel.mode={mode}', devices=(2, 2))
+  flags = HSDP if mode == 'hsdp' else [f'--config.parallel.mode={mode}']
+  run = train(tmp_path / 'run', *TINY, *flags, devices=(2, 2))
   assert len(losses(run)) == 30
   np.testing.assert_allclose(losses(run), losses(one), rtol=1e-5)
   (step, state, record), expected = final(run), final(one)
@@ -82,6 +86,7 @@ DIGITS = (
   '--config.logging.every_steps=1',
 )
 TOPOLOGIES = {'1x1': (1,), '1x4': (4,), '2x2': (2, 2)}
+SLICES = {'1x4': (2, 4), '2x2': (2,)}  # of hsdp; with as many as devices the state is whole
 
 
 def without_key_biases(params):
@@ -97,15 +102,24 @@ def without_key_biases(params):
 
 @pytest.mark.slow
 def test_every_way_and_every_topology_trains_one_network_alike(tmp_path):
-  """The digits' U-Net, with attention: 30 steps, nine times."""
-  runs = {
-    (mode, name): train(
-      tmp_path / f'{mode}-{name}', *DIGITS, f'--config.parallel.mode={mode}', devices=devices
-    )
+  """The digits' U-Net, with attention: 30 steps, twelve times."""
+  ways = {
+    f'{mode}-{name}': (devices, [f'--config.parallel.mode={mode}'])
     for mode in ('pmap', 'jit', 'fsdp')
     for name, devices in TOPOLOGIES.items()
+  } | {
+    f'hsdp-{name}-{slices}': (
+      TOPOLOGIES[name],
+      ['--config.parallel.mode=hsdp', f'--config.parallel.slices={slices}'],
+    )
+    for name, each in SLICES.items()
+    for slices in each
   }
-  first, *others = runs.values()
+  runs = [
+    train(tmp_path / name, *DIGITS, *flags, devices=devices)
+    for name, (devices, flags) in ways.items()
+  ]
+  first, *others = runs
   curve, params = losses(first), load_params(first)
   assert len(curve) == 30 and curve[-1] < curve[0]
   for other in others:

@@ -13,12 +13,14 @@ from ddpm_jax.errors import InputError
 from ddpm_jax.keys import for_purpose, step_key
 from ddpm_jax.losses import LOSSES, TIME_LAWS, LossOutput, Problem, make_factors
 from ddpm_jax.losses.time_laws import memory
-from ddpm_jax.training.parallel import PARALLEL, check_batch_size
+from ddpm_jax.training.parallel import PARALLEL, check_batch_size, hsdp
 from ddpm_jax.training.state import init_state
 from ddpm_jax.training.step import make_train_step, several
 
 SHAPE, BATCH, LEVELS = (4, 4, 1), 16, 17
 DECAYS = {'0.9': 0.9}
+# In one process 'hsdp' finds one slice, in which it is 'fsdp': here it is told of two.
+WAYS = PARALLEL | {'hsdp': lambda devices: hsdp(devices, min(2, len(devices)))}
 
 
 def network(params, x, noise_label, cond, index=None, keys=None):
@@ -64,7 +66,7 @@ PROBLEM = Problem(
 
 def make_bare(mode, num_devices, loss=LOSSES['simple'], optimizer=None, flip=True, **options):
   """The step, not compiled."""
-  parallel = PARALLEL[mode](jax.devices()[:num_devices])
+  parallel = WAYS[mode](jax.devices()[:num_devices])
   return make_train_step(
     dataclasses.replace(PROBLEM, gather=parallel.gather),
     loss,
@@ -81,7 +83,7 @@ def make_bare(mode, num_devices, loss=LOSSES['simple'], optimizer=None, flip=Tru
 
 def make(mode, num_devices, loss=LOSSES['simple'], optimizer=None, loss_state=(), **options):
   """The compiled step on so many devices, a state for it, and the way."""
-  parallel = PARALLEL[mode](jax.devices()[:num_devices])
+  parallel = WAYS[mode](jax.devices()[:num_devices])
   step = make_bare(mode, num_devices, loss, optimizer, **options)
   state = init_state(new_params(), optimizer or optax.adam(1e-2), loss_state, tuple(DECAYS))
   return parallel.compile(step), parallel.place_state(state), parallel
@@ -96,7 +98,7 @@ def run(mode, num_devices, num_steps):
   return np.array(losses), state
 
 
-@pytest.mark.parametrize('mode', PARALLEL)
+@pytest.mark.parametrize('mode', WAYS)
 def test_the_number_of_devices_changes_nothing_but_rounding(mode):
   one, _ = run(mode, 1, 50)
   assert np.ptp(one) > 0.01
@@ -105,7 +107,7 @@ def test_the_number_of_devices_changes_nothing_but_rounding(mode):
     np.testing.assert_allclose(several, one, rtol=1e-5)
 
 
-@pytest.mark.parametrize('mode', PARALLEL)
+@pytest.mark.parametrize('mode', WAYS)
 @pytest.mark.parametrize('num_devices', [1, 2, 8])
 def test_gradients_are_those_of_the_mean_over_all_examples(mode, num_devices):
   """Against plain gradient descent on the linear loss <w, x_i>, whose gradient is mean x_i."""
@@ -128,7 +130,7 @@ def test_gradients_are_those_of_the_mean_over_all_examples(mode, num_devices):
   assert int(state.step) == 1
 
 
-@pytest.mark.parametrize('mode', PARALLEL)
+@pytest.mark.parametrize('mode', WAYS)
 def test_the_state_is_donated_and_nothing_is_compiled_or_moved_twice(mode, caplog):
   step, state, parallel = make(mode, 8)
   with warnings.catch_warnings(), jax.log_compiles():
@@ -141,7 +143,7 @@ def test_the_state_is_donated_and_nothing_is_compiled_or_moved_twice(mode, caplo
   assert compiled == sum('XLA compilation of' in line for line in caplog.messages) > 0
 
 
-@pytest.mark.parametrize('mode', PARALLEL)
+@pytest.mark.parametrize('mode', WAYS)
 def test_a_loss_may_gather_what_all_devices_hold(mode):
   def ranks(problem, params, state, batch, keys):
     del state, keys
@@ -186,7 +188,7 @@ def test_what_importance_remembers_is_the_same_on_any_number_of_devices():
   np.testing.assert_allclose(one['losses'], two['losses'], rtol=1e-5)
 
 
-@pytest.mark.parametrize('mode', PARALLEL)
+@pytest.mark.parametrize('mode', WAYS)
 @pytest.mark.parametrize('num_devices', [1, 2])
 def test_microbatches_change_nothing_but_rounding(mode, num_devices):
   found = []
@@ -201,9 +203,9 @@ def test_microbatches_change_nothing_but_rounding(mode, num_devices):
     np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-@pytest.mark.parametrize('mode', PARALLEL)
+@pytest.mark.parametrize('mode', WAYS)
 def test_several_steps_at_one_call_are_those_steps(mode):
-  parallel = PARALLEL[mode](jax.devices()[:2])
+  parallel = WAYS[mode](jax.devices()[:2])
   _, state, _ = make(mode, 2)
   by_one = []
   step, other, _ = make(mode, 2)
@@ -219,7 +221,7 @@ def test_several_steps_at_one_call_are_those_steps(mode):
     np.testing.assert_allclose(a, b, atol=1e-6)
 
 
-@pytest.mark.parametrize('mode', PARALLEL)
+@pytest.mark.parametrize('mode', WAYS)
 @pytest.mark.parametrize('bad', [np.nan, np.inf])
 def test_a_step_that_is_not_finite_changes_nothing_but_its_number(mode, bad):
   """One example of one device at fault, at the second of three steps."""
