@@ -56,7 +56,7 @@ class Asked:
 
 @contextlib.contextmanager
 def stopping() -> Iterator[Asked]:
-  """Hears SIGINT and SIGTERM; a second one acts at once, as it always did.
+  """Hears SIGINT and SIGTERM; after a SIGINT another one acts at once, as it always did.
 
   With several hosts it is enough that one hears a SIGTERM: JAX's service finds the next step that
   all of them will reach, and all are asked to end there.
@@ -74,7 +74,8 @@ def one_host() -> Iterator[Asked]:
     del frame
     received.append(number)
     asked.signum = signal.Signals(number)
-    restore()
+    if number == signal.SIGINT:
+      restore()  # not after SIGTERM, which schedulers send twice: the run is still to be saved
 
   asked = Asked(lambda: bool(received), lambda: received.append(signal.SIGTERM))
   with handling(handle, signal.SIGINT, signal.SIGTERM) as restore:

@@ -5,12 +5,14 @@ r"""Starts a command as several hosts on this machine: a pod to try things on.
 
 Each host is a process of its own with simulated devices of the CPU, and they speak through the
 runtime that a real pod uses. Ctrl-C or SIGTERM is handed on to all of them: they save at the same
-step and end. Where one dies the others are ended, and with --restarts the command is begun anew,
+step and end, however long it takes; a second Ctrl-C kills them. A terminal that goes away ends
+nothing. Where a host dies the others are ended, and with --restarts the command is begun anew,
 which goes on from the newest checkpoint. Exit code: that of the first host that failed, or 0.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -18,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from absl import app, flags
 
@@ -27,68 +30,89 @@ RESTARTS = flags.DEFINE_integer('restarts', 0, 'Times to begin anew after a deat
 GRACE = flags.DEFINE_float('grace', 30.0, 'Seconds that hosts have to end before SIGKILL.')
 
 
-def start(command: Sequence[str], hosts: int, devices: int) -> list[subprocess.Popen]:
-  """Starts `python -m command…` once for each host; a port for them is found."""
-  with socket.socket() as free:
-    free.bind(('127.0.0.1', 0))
-    port = free.getsockname()[1]
-  env = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': str(devices)}
-  meet = [f'--coordinator=127.0.0.1:{port}', f'--num_processes={hosts}'] if hosts > 1 else []
-  return [
-    subprocess.Popen(
-      [sys.executable, '-m', *command, *meet, *([f'--process_id={host}'] if meet else [])],
-      env=env,
-      start_new_session=True,  # Ctrl-C reaches them through us alone
-    )
-    for host in range(hosts)
-  ]
+class Pod:
+  """The hosts' processes.
 
+  Attributes:
+    asked: whether they have been asked to end.
+  """
 
-def wait(processes: Sequence[subprocess.Popen], grace: float) -> int:
-  """Waits for all; where one fails the others get `grace` seconds. The first failure's code."""
-  failed = 0
-  while any(process.poll() is None for process in processes):
-    codes = [process.poll() for process in processes]
-    failed = next((code for code in codes if code), 0)
-    if failed:
-      break
-    time.sleep(0.05)
-  deadline = time.monotonic() + grace
-  while failed and any(process.poll() is None for process in processes):
-    if time.monotonic() > deadline:
-      end(processes, signal.SIGKILL)
-    time.sleep(0.05)
-  return failed or next((process.returncode for process in processes if process.returncode), 0)
+  def __init__(self) -> None:
+    self.asked = False
+    self._processes: list[subprocess.Popen] = []
 
+  def hear(self, signum: int, frame: Any) -> None:
+    """The handler of Ctrl-C and SIGTERM; a scheduler may send the latter twice."""
+    del frame
+    again = self.asked and signum == signal.SIGINT
+    self.asked = True
+    self.end(signal.SIGKILL if again else signal.SIGTERM)
 
-def end(processes: Sequence[subprocess.Popen], signum: int) -> None:
-  """Sends a signal to those that are still running."""
-  for process in processes:
-    if process.poll() is None:
+  def start(self, command: Sequence[str], hosts: int, devices: int) -> None:
+    """Starts `python -m command…` once for each host; a port for them is found."""
+    with socket.socket() as free:
+      free.bind(('127.0.0.1', 0))
+      port = free.getsockname()[1]
+    env = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': str(devices)}
+    meet = [f'--coordinator=127.0.0.1:{port}', f'--num_processes={hosts}'] if hosts > 1 else []
+    self._processes = []
+    for host in range(hosts):
+      words = [*command, *meet, *([f'--process_id={host}'] if meet else [])]
+      self._processes.append(
+        # A session of its own: Ctrl-C reaches it through us alone.
+        subprocess.Popen([sys.executable, '-m', *words], env=env, start_new_session=True)
+      )
+    if self.asked:
+      self.end(signal.SIGTERM)  # asked meanwhile, when not all of them were there
+
+  def wait(self, grace: float) -> int:
+    """Waits for all. Where one fails unasked the others get `grace` s. The first failure's code."""
+    deadline, failed = None, 0
+    while self._running():
+      failed = failed or self._failed()
+      if failed and not self.asked:
+        deadline = deadline or time.monotonic() + grace
+        if time.monotonic() > deadline:
+          self.end(signal.SIGKILL)
+      time.sleep(0.05)
+    return failed or self._failed()
+
+  def end(self, signum: int) -> None:
+    """Sends a signal to those that are still running."""
+    for process in self._running():
       process.send_signal(signum)
+
+  def _running(self) -> list[subprocess.Popen]:
+    return [process for process in self._processes if process.poll() is None]
+
+  def _failed(self) -> int:
+    return next((process.returncode for process in self._processes if process.returncode), 0)
+
+
+def run(command: Sequence[str], hosts: int, devices: int, restarts: int, grace: float) -> int:
+  """Starts a pod, and again after a death as often as is given; its exit code."""
+  pod = Pod()
+  signal.signal(signal.SIGINT, pod.hear)
+  signal.signal(signal.SIGTERM, pod.hear)
+  signal.signal(signal.SIGHUP, signal.SIG_IGN)
+  try:
+    for left in reversed(range(restarts + 1)):
+      pod.start(command, hosts, devices)
+      code = pod.wait(grace)
+      if code in (0, 2) or pod.asked or not left:
+        break
+      with contextlib.suppress(OSError):  # the terminal may have gone
+        print(f'local_pod: a host ended with {code}; beginning anew', file=sys.stderr, flush=True)
+  finally:
+    pod.end(signal.SIGKILL)
+  return code if code >= 0 else 128 - code
 
 
 def main(argv: Sequence[str]) -> None:
   """The launcher."""
-  command = argv[1:]
-  if not command:
+  if not argv[1:]:
     raise app.UsageError('after -- comes the module to run and its flags')
-  asked = []
-  for attempt in range(RESTARTS.value + 1):
-    processes = start(command, HOSTS.value, DEVICES.value)
-
-    def hand_on(signum, frame, processes=processes):
-      del signum, frame
-      asked.append(True)
-      end(processes, signal.SIGTERM)
-
-    signal.signal(signal.SIGINT, hand_on)
-    signal.signal(signal.SIGTERM, hand_on)
-    code = wait(processes, GRACE.value)
-    if code == 0 or asked or code == 2 or attempt == RESTARTS.value:
-      break
-    print(f'local_pod: a host ended with {code}; beginning anew', file=sys.stderr, flush=True)
-  sys.exit(code if code >= 0 else 128 - code)
+  sys.exit(run(argv[1:], HOSTS.value, DEVICES.value, RESTARTS.value, GRACE.value))
 
 
 if __name__ == '__main__':
