@@ -66,7 +66,7 @@ def test_a_run_keeps_its_cost_and_the_next_start_says_both(tmp_path, capsys):
 
 def test_a_file_that_is_cut_is_not_overwritten(tmp_path):
   (tmp_path / cost.FILE).write_text('[')
-  with pytest.raises(ValueError):
+  with pytest.raises(json.JSONDecodeError):
     Bill(tmp_path, 0, 1.0)
 
 
