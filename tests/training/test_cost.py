@@ -53,7 +53,7 @@ def test_of_a_killed_start_a_minute_at_most_is_not_counted(clock, tmp_path):
       assert second - cost.read(tmp_path / cost.FILE)[0].seconds < 60
 
 
-def test_a_stopped_run_keeps_its_cost_and_the_next_start_says_both(tmp_path, capsys):
+def test_a_run_keeps_its_cost_and_the_next_start_says_both(tmp_path, capsys):
   train(tiny(**{'logging.price_per_chip_hour': 3.0, 'training.num_steps': 10}), tmp_path)
   assert 'cost of this start' in capsys.readouterr().out
   train(tiny(**{'logging.price_per_chip_hour': 3.0, 'training.num_steps': 20}), tmp_path)
@@ -62,9 +62,12 @@ def test_a_stopped_run_keeps_its_cost_and_the_next_start_says_both(tmp_path, cap
   assert (first.from_step, first.to_step, second.from_step, second.to_step) == (0, 10, 10, 20)
   assert first.chips == 8 and 0 < second.seconds < 600
   assert second.money == pytest.approx(3 * 8 * second.seconds / HOUR)
+
+
+def test_a_file_that_is_cut_is_not_overwritten(tmp_path):
   (tmp_path / cost.FILE).write_text('[')
-  train(tiny(**{'logging.price_per_chip_hour': 3.0, 'training.num_steps': 30}), tmp_path)
-  assert 'the cost left out, training goes on' in capsys.readouterr().out
+  with pytest.raises(json.JSONDecodeError):
+    Bill(tmp_path, 0, 1.0)
 
 
 def test_without_a_price_nothing_is_said_or_written(tmp_path, capsys):
