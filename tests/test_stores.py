@@ -104,6 +104,7 @@ MADE = {
   ('data/image_folder.py', 'walk'): 'below what on_this_host gives',
   ('experiments/cli.py', 'load'): 'of configs/',
   ('files.py', 'whole'): 'a part, on a disk',
+  ('logs.py', 'log_of'): 'below what path_of gives; of a store, on a disk',
   ('stores.py', 'path_of'): 'itself',
   ('training/backend.py', 'prepare'): 'of the cache',
 }

@@ -139,7 +139,8 @@ def chosen_step(workdir: epath.Path, folder: epath.Path, step: int | None, confi
     raise InputError(f'{workdir}: no checkpoint of step {step}; there are {steps}')
   step = steps[-1] if step is None else step
   refuse_other(folder, step, config, f'{workdir / CONFIG} is of another run')
-  note_unknown(folder, step)
+  if config.checkpoint.folder:  # else config.json, in the folder above, says whose it is
+    note_unknown(folder, step)
   return step
 
 
