@@ -3,7 +3,6 @@
 import os
 import pathlib
 import re
-import stat
 import subprocess
 import sys
 
@@ -30,30 +29,11 @@ def test_every_recipe_says_how_it_is_stopped_and_resumed(path):
     subprocess.run(['bash', '-n', path], check=True)
 
 
-def stand_in(folder, name, text):
-  path = folder / name
-  path.write_text(text)
-  path.chmod(path.stat().st_mode | stat.S_IEXEC)
-
-
-# Two tasks on one node, with the variables that Slurm sets.
-SRUN = """#!/usr/bin/env bash
-while [[ $1 == -* ]]; do shift; done
-export SLURM_STEP_NODELIST=localhost SLURM_NTASKS=2 SLURM_STEP_NUM_NODES=1
-SLURM_PROCID=0 SLURM_LOCALID=0 "$@" & first=$!
-SLURM_PROCID=1 SLURM_LOCALID=1 "$@" & second=$!
-wait $first; one=$?
-wait $second; two=$?
-exit $(( one > two ? one : two ))
-"""
-
-
 def recipe(folder, name, *flags, **variables):
-  """Runs it with stand-ins first in the path."""
+  """Runs it; the losses that it logs."""
   environment = {
     **os.environ,
     'JAX_NUM_CPU_DEVICES': '1',
-    'PATH': f'{folder}{os.pathsep}{os.environ["PATH"]}',
     'PYTHON': sys.executable,
     'CONFIG': 'configs/digits.py',
     'WORKDIR': str(folder / 'run'),
@@ -67,11 +47,5 @@ def recipe(folder, name, *flags, **variables):
 
 
 @pytest.mark.slow
-def test_the_recipes_of_one_machine_and_of_slurm_run_as_they_stand(tmp_path):
-  for folder in (tmp_path / 'gpus', tmp_path / 'slurm'):
-    folder.mkdir()
-  stand_in(tmp_path / 'slurm', 'srun', SRUN)
-  one = recipe(tmp_path / 'gpus', 'gpus.sh', *SMALL)
-  two = recipe(tmp_path / 'slurm', 'slurm.sbatch', *SMALL, SLURM_JOB_ID=str(os.getpid()))
-  assert len(one) == 4
-  assert two == pytest.approx(one, rel=2e-2), 'bfloat16'
+def test_the_recipe_of_one_machine_runs_as_it_stands(tmp_path):
+  assert len(recipe(tmp_path, 'gpus.sh', *SMALL)) == 4

@@ -1,5 +1,6 @@
 """The launcher of hosts on this machine, with hosts that only wait: what signals do to them."""
 
+import itertools
 import os
 import pathlib
 import signal
@@ -51,7 +52,7 @@ def start(tmp_path):
   yield begin
   for launcher in launchers:
     launcher.kill()
-  for pid in sum(starts(tmp_path), []):
+  for pid in itertools.chain(*starts(tmp_path)):
     if running(pid):
       os.kill(pid, signal.SIGKILL)
 

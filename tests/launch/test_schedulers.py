@@ -28,7 +28,7 @@ def found():
 
 NOTHING = (None, None, None, None)
 
-# Of task 5 of eight on two nodes, as `srun` of Slurm 22.05.8 sets them; the manual of 26.11 has all.
+# Of task 5 of eight on two nodes, as `srun` of Slurm 22.05.8 sets them; 26.11's manual has all.
 SRUN = {
   'SLURM_JOB_ID': '4099',
   'SLURM_JOB_NODELIST': 'gpu[007-008]',

@@ -32,7 +32,7 @@ done
 exec "$@" """,
   'scancel': '[[ $1 == --signal=TERM && $2 == "$SLURM_JOB_ID" && $# == 2 ]] && kill "$(< task)"',
   'scontrol': r"""case $* in
-  "show job $SLURM_JOB_ID") echo "   PreemptEligibleTime=2026-11-28T00:00:00 PreemptTime=$PREEMPTED" ;;
+  "show job $SLURM_JOB_ID") echo "  PreemptEligibleTime=2026-11-28T00:00 PreemptTime=$PREEMPTED" ;;
   "requeue $SLURM_JOB_ID") ;;
   *) echo "invalid entity: $*" >&2; exit 1 ;;
 esac""",
@@ -98,7 +98,11 @@ ENDS = {
   'it is preempted': ([], {'CODE': '143', 'PREEMPTED': '2026-11-28T00:00:00'}, (143, True)),
   'its tasks alone are stopped': ([], {'CODE': '143'}, (143, False)),
   'its config is wrong': ([], {'CODE': '2'}, (2, False)),
-  'it fails as it is preempted': ([], {'CODE': '1', 'PREEMPTED': '2026-11-28T00:00:00'}, (1, False)),
+  'it fails as it is preempted': (
+    [],
+    {'CODE': '1', 'PREEMPTED': '2026-11-28T00:00:00'},
+    (1, False),
+  ),
   'it is done': ([], {'CODE': '0', 'PREEMPTED': '2026-11-28T00:00:00'}, (0, False)),
   'its time ends for the last time': (['USR1'], {'SLURM_RESTART_COUNT': '100'}, (143, False)),
   'its time ends before that': (['USR1'], {'SLURM_RESTART_COUNT': '99'}, (143, True)),
@@ -134,9 +138,7 @@ def test_in_a_container_the_repository_is_where_it_is_outside(tmp_path):
 def test_gpus_without_a_task_are_refused(tmp_path):
   job = Job(tmp_path, SLURM_NTASKS_PER_NODE='2')
   assert job.end() == (2, False) and not (tmp_path / 'calls').exists()
-  assert job.output == (
-    'slurm.sbatch: --ntasks-per-node=2: give as many as --gpus-per-node\n'
-  )
+  assert job.output == ('slurm.sbatch: --ntasks-per-node=2: give as many as --gpus-per-node\n')
 
 
 def test_the_compiler_knows_the_flags_that_the_recipes_name():
@@ -255,10 +257,10 @@ def test_at_the_end_of_its_time_a_job_is_saved_and_goes_on_by_itself(slurm, tmp_
 @pytest.mark.slow
 def test_a_preempted_job_goes_on_by_itself_but_not_for_ever(slurm, tmp_path, undisturbed):
   job = submit(slurm, tmp_path, '--partition=graceful', MAX_RESTARTS='1')
+  said = 'slurm.sbatch: ended with 143 (preemption)'
   for restarts in (1, 2):
     begun(slurm, tmp_path, job)
     slurm('sbatch', '--partition=urgent', '--exclusive', '--output=/dev/null', '--wrap=sleep 1')
-    said = 'slurm.sbatch: ended with 143 (preemption)'
     reach(slurm, tmp_path, job, lambda n=restarts: log(tmp_path, job).count(said) == n)
   assert ended(slurm, tmp_path, job) == ('FAILED', '143:0', 1), log(tmp_path, job)
   assert 'not requeued again: it has been 1 times (MAX_RESTARTS)' in log(tmp_path, job)
