@@ -44,10 +44,14 @@ def test_the_cache_may_be_elsewhere(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('mode', ['pmap', 'hsdp'])
-def test_a_second_start_of_two_hosts_reads_the_step_that_the_first_compiled(
+def test_a_second_start_of_host_0_reads_the_step_that_the_first_compiled(
   tmp_path, monkeypatch, mode
 ):
-  """Of a folder that both see; JAX itself tells of each program whether it was there."""
+  """JAX itself tells of each program whether it was there.
+
+  Of two hosts, though on CPUs host 1 finds nothing: the key of a program holds the topology, which
+  on CPUs is another one in every process.
+  """
   monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', str(tmp_path / 'jit'))
   monkeypatch.setenv('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
   monkeypatch.setenv('JAX_DEBUG_LOG_MODULES', 'jax._src.compiler')
@@ -56,7 +60,7 @@ def test_a_second_start_of_two_hosts_reads_the_step_that_the_first_compiled(
   for start in ('first', 'second'):
     with Pod(tmp_path / start, *flags, devices=(1, 1)) as pod:
       assert pod.wait() == [0, 0], pod.outputs()
-  step = {'pmap': 'pmap_train_step', 'hsdp': 'jit_kept'}[mode]
-  for text in pod.outputs():
-    assert step in re.findall("cache hit for '(.*?)'", text), text[-3000:]
-    assert step not in re.findall("CACHE MISS for '(.*?)'", text)
+  step = {'pmap': 'jit__fun', 'hsdp': 'jit_kept'}[mode]
+  text = pod.outputs()[0]
+  assert step in re.findall("cache hit for '(.*?)'", text), text[-3000:]
+  assert step not in re.findall("CACHE MISS for '(.*?)'", text)
