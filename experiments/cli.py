@@ -162,6 +162,7 @@ def overrides() -> dict[str, Any]:
 
 def run(main: Callable[[], None]) -> NoReturn:
   """Parses the command line, calls main() and exits."""
+  quiet()  # first: absl looks for what else writes to the terminal, by the stream that it has now
   logs.outlive_terminal()
   signal.signal(signal.SIGTERM, interrupt)
   try:
@@ -244,7 +245,6 @@ def parse(argv: list[str]) -> None:
     check_folder('--workdir', FLAGS['workdir'].value)
   if len(rest) > 1:
     raise InputError(f"'{rest[1]}': not a flag; flags are written --name=value")
-  quiet()
   if 'config' in FLAGS:
     say_tuples(argv)
 
