@@ -65,7 +65,8 @@ def rounds(workdir, count, kept, flags, table):
         pod.signal(victim, signum)
       codes = pod.wait()
       seconds = time.monotonic() - clock
-    at, left = reached(workdir), newest(workdir)
+    cut = inode(workdir) not in (None, before)  # or its last lines are of the round before
+    at, left = reached(workdir) if cut else begun, newest(workdir)
     told = (signum.name, codes, at, left, pod.outputs())
     assert 0 not in codes, told
     if signum == signal.SIGKILL:
