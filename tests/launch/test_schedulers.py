@@ -2,6 +2,7 @@
 
 import os
 
+import jax
 import pytest
 from jax._src.clusters import ClusterEnv, cluster
 
@@ -105,13 +106,11 @@ def test_open_mpi_comes_before_the_slurm_job_that_it_runs_in(task):
   assert found()[:3] == ('192.0.2.2:' + found()[0].split(':')[1], 8, 6)
 
 
+@pytest.mark.skipif(jax.__version_info__ >= (0, 11), reason='later JAX asks for mpi4py')
 def test_open_mpi_5_is_not_known_and_in_a_slurm_job_its_daemon_is_taken_for_a_task(task):
   """Why the recipe for Open MPI gives the three flags."""
   task(MPIRUN_5)
-  try:
-    assert found() == NOTHING
-  except RuntimeError as error:  # of JAX 0.12, which knows it, and cannot serve it by itself
-    assert 'mpi4py' in str(error)
+  assert found() == NOTHING
   # mpirun starts one daemon for each further node by srun, whose ranks inherit the daemon's number.
   task(SRUN | {'SLURM_NTASKS': '1', 'SLURM_PROCID': '0'})
   assert found()[1:3] == (1, 0)
