@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ddpm_jax.errors import Failed, InputError, Interrupted
+from ddpm_jax.stores import is_store
 
 _logger = logging.getLogger('ddpm_jax')
 FORMAT = '%(asctime)s  %(message)s'
@@ -102,7 +103,7 @@ class Log(logging.FileHandler):
 def log_of(workdir: str | os.PathLike[str], host: int) -> pathlib.Path:
   """logs/host-0.txt in a run's folder; where that is an object store, on the disk of the host."""
   folder = str(workdir)
-  if '://' in folder:
+  if is_store(folder):
     place = folder.partition('://')[2].strip('/')
     folder = os.path.join(tempfile.gettempdir(), f'ddpm_jax-{os.getuid()}', place)
   return pathlib.Path(folder) / 'logs' / f'host-{host}.txt'

@@ -90,7 +90,7 @@ def damage(checkpoint: epath.Path, share: slice = slice(None)) -> str | None:
     share: of the files, in order, those to look at: of four hosts each takes every fourth,
       slice(host, None, 4).
   """
-  for item in map(checkpoint.__truediv__, ITEMS):
+  for item in [checkpoint / name for name in ITEMS]:
     manifest = item / MANIFEST
     if not manifest.exists():
       continue

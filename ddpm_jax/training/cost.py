@@ -79,13 +79,13 @@ class Bill:
     """What this start has cost, and all of them; nothing of one that has got nowhere."""
     if not self._start:
       return
-    price = f'{amount(self._price)} for a chip and hour'
+    price = f'{amount(self._price)} per chip-hour'
     yield f'cost of this start: {told([self._start])}, at {price}'
     if self._before:
       starts = [*self._before, self._start]
       yield (
-        f'cost of all {len(starts)} starts: {told(starts)}; steps lost with a killed start count '
-        'again, its last minute may not'
+        f'cost of all {len(starts)} starts: {told(starts)}; steps that a killed start lost are '
+        'counted twice, and its last minute may be missing'
       )
 
 

@@ -132,7 +132,7 @@ def begin_log(workdir: str | os.PathLike[str]) -> None:
   """Opens the log of this host; it begins with where this host runs, and by which command."""
   path = logs.log_of(workdir, jax.process_index())
   logs.open_log(path)
-  if '://' in str(workdir):
+  if is_store(workdir):
     say(f'{workdir}: each host keeps its log on a disk of its own, in {path.parent}')
   logs.note(
     f'host {jax.process_index()} of {jax.process_count()}, {socket.gethostname()}, process '

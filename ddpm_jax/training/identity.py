@@ -40,7 +40,7 @@ def refuse_other(
   Raises:
     InputError: the checkpoint is another experiment's, or one's by other code.
   """
-  found = told(folder, step)
+  found = experiment_of(folder, step)
   if found is None:
     return
   where = f'{folder}: the checkpoint of step {step} is of'
@@ -52,7 +52,7 @@ def refuse_other(
     raise InputError(f'{where} other code: {", ".join(changed)} has changed since; {mend}')
 
 
-def told(folder: epath.Path, step: int) -> Mapping[str, Any] | None:
+def experiment_of(folder: epath.Path, step: int) -> Mapping[str, Any] | None:
   """What a checkpoint's record says of its experiment; None where it says nothing."""
   record = record_of(folder, step)
   found = record.get('experiment') if isinstance(record, Mapping) else None
@@ -62,10 +62,10 @@ def told(folder: epath.Path, step: int) -> Mapping[str, Any] | None:
 
 def note_unknown(folder: epath.Path, step: int) -> None:
   """Tells, in a line, of a checkpoint that does not say whose it is."""
-  if told(folder, step) is None:
+  if experiment_of(folder, step) is None:
     logging.warning(
-      '%s: the checkpoint of step %d does not say of which experiment it is, as those of earlier '
-      'versions do not; it is taken for one of this',
+      '%s: the checkpoint of step %d does not say which experiment it belongs to (earlier versions '
+      'did not write that); it is taken as one of this experiment',
       folder,
       step,
     )

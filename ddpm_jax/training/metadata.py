@@ -37,7 +37,7 @@ def wait_for_end(key: str) -> None:
         logs.say(f'--watch_metadata: {key} cannot be read ({error}); it is asked for again')
       failed = True
       time.sleep(RETRY)
-  logs.say(f'the metadata server tells of {key}={value}')
+  logs.say(f'the metadata server says {key}={value}: the run is saved and ends')
   os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -132,7 +132,7 @@ def load_params(
 
 def chosen_step(workdir: epath.Path, folder: epath.Path, step: int | None, config: Config) -> int:
   """The step of a checkpoint of the experiment, the newest where None is asked for."""
-  steps = whole_steps(folder) if folder.is_dir() else []
+  steps = whole_steps(folder)
   if not steps:
     raise InputError(f'{workdir}: holds no checkpoint yet; train it first')
   if step is not None and step not in steps:

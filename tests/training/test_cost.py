@@ -29,7 +29,7 @@ def test_a_start_costs_its_chips_for_its_hours_at_the_price(clock, tmp_path):
   bill.close()
   (line,) = bill.lines()
   hours = '4.00 chip-hours, 6.00 in money, 3.00 for every 1,000 steps'
-  assert line == f'cost of this start: {hours}, at 1.50 for a chip and hour'
+  assert line == f'cost of this start: {hours}, at 1.50 per chip-hour'
 
 
 def test_earlier_starts_count_with_the_steps_that_they_lost_and_their_own_price(clock, tmp_path):
