@@ -230,6 +230,12 @@ def undisturbed(slurm, tmp_path_factory):
   return losses(folder)
 
 
+def check_whole(slurm, folder, job, restarts, expected):
+  """Waits for a job; it ended well after so many restarts, with the losses of another run."""
+  assert ended(slurm, folder, job) == ('COMPLETED', '0:0', restarts), log(folder, job)
+  assert losses(folder) == expected
+
+
 @pytest.mark.slow
 def test_a_stop_saves_and_ends_the_job_and_the_same_command_goes_on(slurm, tmp_path, undisturbed):
   job = submit(slurm, tmp_path)
@@ -237,9 +243,7 @@ def test_a_stop_saves_and_ends_the_job_and_the_same_command_goes_on(slurm, tmp_p
   slurm('scancel', '--batch', '--signal=TERM', job)
   assert ended(slurm, tmp_path, job) == ('FAILED', '143:0', 0), log(tmp_path, job)
   assert 'interrupted and saved at step' in log(tmp_path, job)
-  again = submit(slurm, tmp_path)
-  assert ended(slurm, tmp_path, again) == ('COMPLETED', '0:0', 0), log(tmp_path, again)
-  assert losses(tmp_path) == undisturbed
+  check_whole(slurm, tmp_path, submit(slurm, tmp_path), 0, undisturbed)
 
 
 @pytest.mark.slow
@@ -249,9 +253,7 @@ def test_at_the_end_of_its_time_a_job_is_saved_and_goes_on_by_itself(slurm, tmp_
   slurm('scontrol', 'update', f'jobid={job}', 'timelimit=6')  # within --signal's time of its end
   reach(slurm, tmp_path, job, lambda: 'slurm.sbatch: ended with 143 (limit)' in log(tmp_path, job))
   slurm('scontrol', 'update', f'jobid={job}', 'timelimit=60')
-  state = ended(slurm, tmp_path, job)
-  assert state == ('COMPLETED', '0:0', 1), log(tmp_path, job)
-  assert losses(tmp_path) == undisturbed
+  check_whole(slurm, tmp_path, job, 1, undisturbed)
 
 
 @pytest.mark.slow
@@ -264,9 +266,7 @@ def test_a_preempted_job_goes_on_by_itself_but_not_for_ever(slurm, tmp_path, und
     reach(slurm, tmp_path, job, lambda n=restarts: log(tmp_path, job).count(said) == n)
   assert ended(slurm, tmp_path, job) == ('FAILED', '143:0', 1), log(tmp_path, job)
   assert 'not requeued again: it has been 1 times (MAX_RESTARTS)' in log(tmp_path, job)
-  again = submit(slurm, tmp_path)
-  assert ended(slurm, tmp_path, again) == ('COMPLETED', '0:0', 0), log(tmp_path, again)
-  assert losses(tmp_path) == undisturbed
+  check_whole(slurm, tmp_path, submit(slurm, tmp_path), 0, undisturbed)
 
 
 @pytest.mark.slow
@@ -274,9 +274,8 @@ def test_a_job_that_slurm_itself_requeues_is_saved_and_goes_on(slurm, tmp_path, 
   job = submit(slurm, tmp_path, '--partition=abrupt')
   begun(slurm, tmp_path, job)
   slurm('sbatch', '--partition=urgent', '--exclusive', '--output=/dev/null', '--wrap=sleep 1')
-  assert ended(slurm, tmp_path, job) == ('COMPLETED', '0:0', 1), log(tmp_path, job)
+  check_whole(slurm, tmp_path, job, 1, undisturbed)
   assert 'going on from step' in log(tmp_path, job)
-  assert losses(tmp_path) == undisturbed
 
 
 @pytest.mark.slow

@@ -38,7 +38,11 @@ def test_checkpoints_of_earlier_versions_go_on_and_a_line_says_so(quick, tmp_pat
   for manifest in (tmp_path / 'kept' / '2').glob('*/checksums.json'):
     manifest.unlink()
   assert start(tmp_path / 'new', apart(tmp_path / 'kept'))[0] == 3
-  told = [each.getMessage() for each in caplog.records if 'which experiment it belongs' in each.getMessage()]
+  told = [
+    each.getMessage()
+    for each in caplog.records
+    if 'which experiment it belongs' in each.getMessage()
+  ]
   assert len(told) == 1 and told[0].startswith(
     f'{tmp_path}/kept: the checkpoint of step 2 does not'
   )
