@@ -18,6 +18,7 @@ def get_config() -> ConfigDict:
   config.dataset.batch_size = 64
   config.dataset.conditional = False
 
+  config.task.name = 'autoencoding'
   config.model.name = 'autoencoder'
   config.model.latents = 16
   config.model.widths = (256, 256)

@@ -14,7 +14,7 @@ __version__ = '0.1.0'
 
 # Orbax and grain come with the first, diffrax with the second: a reader of the mathematics need not
 # wait for them.
-LATE = {'load_run': 'ddpm_jax.training', 'log_likelihood': 'ddpm_jax.diffusion.likelihood'}
+LATE = {'load_run': 'ddpm_jax.tasks.run', 'log_likelihood': 'ddpm_jax.diffusion.likelihood'}
 
 __all__ = [*_diffusion, *_losses, *_samplers, 'load_run', 'log_likelihood']  # noqa: F405
 

@@ -33,6 +33,7 @@ PURPOSES = {
       'probe',
       'self_condition',
       'augment',
+      'codec',
     )
   )
 }

@@ -39,10 +39,12 @@ from ddpm_jax.ablation.runners import LOG, here, lines, pinned, shared, submit, 
 from ddpm_jax.ablation.sweep import Sweep, split_values
 from ddpm_jax.ablation.table import LEGEND, make_table
 from ddpm_jax.errors import InputError, unknown
-from ddpm_jax.evaluation.bits import BITS
 from ddpm_jax.files import check_writable
 from ddpm_jax.stores import on_disk
-from ddpm_jax.training import backend, build
+from ddpm_jax.tasks.experiment import build
+from ddpm_jax.tasks.run import used
+from ddpm_jax.tasks.table import make_task
+from ddpm_jax.training import backend
 from ddpm_jax.training.parallel import check_batch_size
 from experiments import cli
 
@@ -164,8 +166,7 @@ def check(plan: Plan, alone: bool) -> None:
   """Makes every variant's objects, so that what cannot be is refused before anything is trained."""
   for label, config in zip(plan.labels, plan.configs, strict=True):
     with naming(label):
-      experiment = build(config)
-      BITS[experiment.kind.name](experiment)
+      used(make_task(build(config))).bits()
       if alone:
         check_batch_size(config.dataset.batch_size, len(jax.devices()))
 

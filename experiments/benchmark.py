@@ -26,13 +26,17 @@ from rich.table import Table
 
 from ddpm_jax import models
 from ddpm_jax.config import from_config_dict
+from ddpm_jax.evaluation import training_speed as benchmark
+from ddpm_jax.evaluation.scaling import CHIPS, SHARE, appetite
 from ddpm_jax.files import check_writable, write_json
 from ddpm_jax.stores import path_of
-from ddpm_jax.training import Experiment, backend, benchmark, build
-from ddpm_jax.training.experiment import init_params
+from ddpm_jax.tasks.experiment import Experiment, build
+from ddpm_jax.tasks.train import make_job
+from ddpm_jax.training import backend
 from ddpm_jax.training.flops import matmul_rate
-from ddpm_jax.training.parallel import check_batch_size, make_parallel
-from ddpm_jax.training.scaling import CHIPS, SHARE, appetite
+from ddpm_jax.training.job import Job
+from ddpm_jax.training.loop import read_stream
+from ddpm_jax.training.parallel import check_batch_size
 from experiments import benchmark_sampling, cli
 
 Figures = dict[str, Any]
@@ -80,15 +84,15 @@ def fresh_folder() -> Iterator[epath.Path]:
 def measure(experiment: Experiment, folder: epath.Path) -> Figures:
   """Every figure, in seconds, bytes and operations."""
   config, devices = experiment.config, jax.devices()
-  parallel = make_parallel(config.parallel, devices)
-  bare = benchmark.Bare(experiment, parallel)
+  job = make_job(experiment)
+  bare = benchmark.Bare(job)
   program = bare.compile()
   bare(2)
   peak = benchmark.peak_memory()
   steps = STEPS.value or benchmark.block_length(bare(2) / 2)
   dtype = getattr(experiment.module, 'dtype', 'float32')
   rates = [matmul_rate(dtype, devices)]
-  other, torch_run = torch_side(experiment, steps)
+  other, torch_run = torch_side(experiment, job, steps)
 
   loop = benchmark.Loop(config, folder / 'run', steps, BLOCKS.value)
   runs = {'bare': lambda: bare(steps), 'loop': loop}
@@ -107,7 +111,7 @@ def measure(experiment: Experiment, folder: epath.Path) -> Figures:
     'devices': [device.device_kind for device in devices],
     'cores': os.cpu_count(),
     'load': os.getloadavg()[0],
-    'parameters': models.num_params(jax.eval_shape(lambda: init_params(experiment))),
+    'parameters': models.num_params(job.shapes.params),
     'blocks': BLOCKS.value,
     'steps': steps,
     'step_seconds': {
@@ -115,7 +119,7 @@ def measure(experiment: Experiment, folder: epath.Path) -> Figures:
       for name, values in times.items()
     },
     'bare_over_loop': benchmark.ratios(times['bare'], times['loop']),
-    'input_images_per_second': benchmark.input_rates(experiment, parallel)._asdict(),
+    'input_images_per_second': benchmark.input_rates(job)._asdict(),
     'matmul_rate': max(rates),
     'peak_bytes': peak,
     **program._asdict(),
@@ -123,7 +127,9 @@ def measure(experiment: Experiment, folder: epath.Path) -> Figures:
   }
 
 
-def torch_side(experiment: Experiment, steps: int) -> tuple[Any, Callable[[int], float] | None]:
+def torch_side(
+  experiment: Experiment, job: Job, steps: int
+) -> tuple[Any, Callable[[int], float] | None]:
   """What PyTorch runs, and its run(steps) -> seconds; or why it doesn't, and None."""
   if reason := why_no_torch():
     return reason, None
@@ -131,7 +137,7 @@ def torch_side(experiment: Experiment, steps: int) -> tuple[Any, Callable[[int],
 
   if reason := torch_unet.difference(experiment):
     return f'PyTorch: left out: {reason}', None
-  batch = next(benchmark.batches(experiment))
+  batch = next(read_stream(job))
   make = functools.partial(torch_unet.make_run, experiment, batch)
   name, run = torch_unet.fastest(make, steps)
   unet = torch_unet.make_unet(experiment.module, experiment.dataset.image_shape)

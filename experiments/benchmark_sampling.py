@@ -12,9 +12,11 @@ from rich.table import Table
 
 from ddpm_jax.config import Config
 from ddpm_jax.errors import InputError
+from ddpm_jax.evaluation import training_speed as benchmark
 from ddpm_jax.evaluation.speed import make_runs
 from ddpm_jax.samplers import Sampler
-from ddpm_jax.training import Experiment, benchmark, build
+from ddpm_jax.tasks.drawing import describe, evaluations
+from ddpm_jax.tasks.experiment import Experiment, build
 
 Figures = dict[str, Any]
 WORDS = {
@@ -37,8 +39,8 @@ def measure(config: Config, blocks: int, no_torch: str | None) -> Figures:
   times = benchmark.alternate(runs, blocks)
   return {
     'dataset': experiment.dataset.name,
-    'sampler': experiment.kind.describe(experiment),
-    'evaluations': experiment.kind.evaluations(experiment),
+    'sampler': describe(experiment),
+    'evaluations': evaluations(experiment),
     'batch_size': config.evaluation.batch_size,
     'dtype': getattr(experiment.module, 'dtype', 'float32'),
     'devices': [device.device_kind for device in jax.devices()],

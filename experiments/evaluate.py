@@ -8,7 +8,6 @@ report.json, part by part: what was found stays where a later part fails. A figu
 had is left out, null in the file, with its reason.
 """
 
-import dataclasses
 import functools
 import math
 import time
@@ -19,25 +18,32 @@ import rich
 from absl import flags
 from etils import epath
 
+from ddpm_jax.condition import read
 from ddpm_jax.config import from_json, to_json
+from ddpm_jax.data import Dataset
 from ddpm_jax.errors import InputError
-from ddpm_jax.evaluation import bits, evidence, report
+from ddpm_jax.evaluation import report
 from ddpm_jax.evaluation.available import Figures, Unavailable, collect, merge
 from ddpm_jax.evaluation.batching import evenly
-from ddpm_jax.evaluation.gallery import COLUMNS, by_class
-from ddpm_jax.evaluation.likelihood import Bits, split_bits
+from ddpm_jax.evaluation.gallery import COLUMNS, by_class, pairs
 from ddpm_jax.evaluation.progress import progress
 from ddpm_jax.evaluation.sampling import (
   Samples,
+  cond_of,
   draw_samples,
   load_samples,
+  samples_of,
   save_samples,
 )
+from ddpm_jax.evaluation.split_bits import split_bits
 from ddpm_jax.files import check_writable, write_json
 from ddpm_jax.stores import path_of
-from ddpm_jax.training import Experiment, Run, backend, build, hosts, load_run
-from ddpm_jax.training.denoising import warn_unstable
+from ddpm_jax.tasks.drawing import warn_unstable
+from ddpm_jax.tasks.experiment import make_dataset
+from ddpm_jax.tasks.run import Run, load_run
+from ddpm_jax.training import backend, hosts
 from ddpm_jax.training.pictures import grid, write_png
+from ddpm_jax.training.task import Measure
 from experiments import cli
 
 WORKDIR = flags.DEFINE_string('workdir', None, "The run's folder.", required=True)
@@ -68,21 +74,21 @@ def main() -> None:
   run = load_run(workdir, plugins=PLUGINS.value)
   file = workdir / 'samples.npz' if SAMPLES.value is None else path_of(SAMPLES.value, '--samples')
   samples = current_samples(file, workdir, run)
-  warn_unstable(drawn_by(run, samples))
-  experiment, path = build(run.config), workdir / 'report.json'
+  warn_unstable(drawn_by(run, samples).experiment)
+  dataset, path = make_dataset(run.config), workdir / 'report.json'
   with hosts.together():
     if hosts.is_first():
       check_writable(workdir, '--workdir')
   hosts.say(f'{file}: {samples}, drawn at step {run.step}')
-  figures: Figures = {'dataset': experiment.dataset.name, 'step': run.step, 'file': str(file)}
+  figures: Figures = {'dataset': dataset.name, 'step': run.step, 'file': str(file)}
   figures |= {'loss': run.config.loss.name, 'finished': False}
-  for name, part in parts(experiment, run, workdir, samples):
+  for name, part in parts(dataset, run, workdir, samples):
     figures |= {name: part, 'finished': name == 'baselines'}
     if hosts.is_first():
       write_json(path, figures)
   if not hosts.is_first():
     return
-  title = f'{experiment.dataset.name}, step {run.step}, averaged parameters: {samples}'
+  title = f'{dataset.name}, step {run.step}, averaged parameters: {samples}'
   rich.print(report.make_table(title, figures))
   print(report.notes(figures))
   others = ('samples_unguided',) if len(figures['samples']) > 1 else ('reconstructions',)
@@ -91,16 +97,16 @@ def main() -> None:
 
 
 def parts(
-  experiment: Experiment, run: Run, workdir: epath.Path, samples: Samples
+  dataset: Dataset, run: Run, workdir: epath.Path, samples: Samples
 ) -> Iterator[tuple[str, Any]]:
   """The parts of the report, each as it is found; the likelihoods again with each further one."""
-  real = report.read_real(experiment.dataset)
+  real = report.read_real(dataset)
   groups = (samples, *unguided(workdir, run, samples))
   yield 'samples', [report.sample_figures(group, real) for group in groups]
   yield 'real', report.real_figures(real)
-  for found in bits_figures(experiment, run, workdir):
+  for found in bits_figures(dataset, run, workdir):
     yield 'bits_per_dim', found
-  yield 'baselines', report.baseline_figures(experiment.dataset)
+  yield 'baselines', report.baseline_figures(dataset)
 
 
 def pictures(file: epath.Path, workdir: epath.Path, others: Sequence[str]) -> list[epath.Path]:
@@ -132,8 +138,8 @@ def current_samples(file: epath.Path, workdir: epath.Path, run: Run) -> Samples:
   return samples
 
 
-def drawn_by(run: Run, samples: Samples, **changes: Any) -> Experiment:
-  """The run's experiment with the sampler's settings that these were drawn by, but for changes.
+def drawn_by(run: Run, samples: Samples, **changes: Any) -> Run:
+  """The run with the sampler's settings that these were drawn by, but for changes.
 
   Their file is data like the folder, and may name no plug-in by itself.
   """
@@ -149,77 +155,64 @@ def unguided(workdir: epath.Path, run: Run, samples: Samples) -> list[Samples]:
 
   None beside those drawn from a picture: that they are would be the difference, not the guidance.
   """
-  guided = samples.labels is not None and samples.record['sampler']['guidance'] != 1
-  if not guided or not samples.free:
+  spec = run.experiment.dataset.cond
+  if not spec or samples.record['sampler']['guidance'] == 1 or not samples.free:
     return []
-  experiment = drawn_by(run, samples, guidance=1.0)
+  plain, cond = drawn_by(run, samples, guidance=1.0), cond_of(samples, spec)
   with progress('unguided samples', len(samples.images)) as advance:
     images = draw_samples(
-      experiment,
-      run.params,
+      plain,
       len(samples.images),
-      samples.labels,
+      cond,
       seed=samples.record['seed'],
       batch_size=run.config.evaluation.batch_size,
       advance=advance,
     )
   record = samples.record | {
-    'evaluations': experiment.kind.evaluations(experiment),
-    'sampler': to_json(experiment.config)['sampler'],
+    'evaluations': plain.use.evaluations(),
+    'sampler': to_json(plain.config)['sampler'],
   }
-  plain = Samples(images, samples.labels, record)
+  found = samples_of(images, cond, spec, record)
   if hosts.is_first():
-    save_samples(workdir / 'samples_unguided.npz', plain)
-    picture = grid(by_class(images, samples.labels), COLUMNS)
+    save_samples(workdir / 'samples_unguided.npz', found)
+    picture = grid(by_class(images, found.labels), COLUMNS)
     write_png(workdir / 'samples' / 'samples_unguided.png', picture)
-  return [plain]
+  return [found]
 
 
-def denoiser_bits(experiment: Experiment, run: Run, workdir: epath.Path) -> bits.Measures:
-  """Each likelihood asked for."""
-  del workdir
-  bound = dataclasses.replace(experiment, schedule=run.schedule)
-  return bits.denoiser_bits(bound, LIKELIHOOD.value, VARIANCE.value, EXACT.value)
+def bits_figures(dataset: Dataset, run: Run, workdir: epath.Path) -> Iterator[Figures]:
+  """The test split's bits/dim by every measure, and how each was found: all so far, after each.
 
-
-def autoencoder_bits(experiment: Experiment, run: Run, workdir: epath.Path) -> bits.Measures:
-  """Both of an autoencoder's bounds; also draws its reconstructions."""
-  images = evidence.pairs(
-    experiment, run.params, evenly(experiment.dataset.test, 5 * COLUMNS), COLUMNS
-  )
-  if hosts.is_first():
-    write_png(workdir / 'samples' / 'reconstructions.png', grid(images, COLUMNS))
-  return bits.autoencoder_bits(experiment)
-
-
-BITS = {'denoiser': denoiser_bits, 'autoencoder': autoencoder_bits}
-
-
-def bits_figures(experiment: Experiment, run: Run, workdir: epath.Path) -> Iterator[Figures]:
-  """The test split's bits/dim by every measure, and how each was found: all so far, after each."""
+  Also draws the reconstructions of a task that has them.
+  """
+  if run.use.reconstruct and len(dataset.test):
+    images = pairs(run, evenly(dataset, dataset.test, 5 * COLUMNS), COLUMNS)
+    if hosts.is_first():
+      write_png(workdir / 'samples' / 'reconstructions.png', grid(images, COLUMNS))
   found: Figures = {}
-  for name, (measure, how) in BITS[experiment.kind.name](experiment, run, workdir).items():
-    make = functools.partial(measured_bits, experiment, run, name, measure, how)
+  for name, measure in run.use.bits(LIKELIHOOD.value, VARIANCE.value, EXACT.value).items():
+    make = functools.partial(measured_bits, dataset, run, name, measure)
     found = merge(found, collect({name: make}))
     yield found
 
 
-def measured_bits(experiment: Experiment, run: Run, name: str, measure: Bits, how: str) -> Figures:
+def measured_bits(dataset: Dataset, run: Run, name: str, measure: Measure) -> Figures:
   """The test split's bits/dim by one measure."""
-  config, dataset = experiment.config, experiment.dataset
   with progress(f'test bits/dim, {name}', 2 * len(dataset.test)) as advance:
     estimate = split_bits(
       measure,
-      run.params,
+      run.trained,
+      run.frozen,
+      dataset,
       dataset.test,
-      seed=config.seed,
-      batch_size=config.evaluation.batch_size,
+      seed=run.config.seed,
+      batch_size=run.config.evaluation.batch_size,
       advance=advance,
     )
   if not math.isfinite(estimate.mean):
     raise Unavailable(f'their mean over the images is {estimate.mean}')
-  given = ', given the label' if dataset.num_classes is not None else ''
-  return {**estimate._asdict(), 'how': f'{how}, {estimate.replicates} replicates{given}'}
+  given = f', given the {read(dataset.cond)}' if dataset.cond else ''
+  return {**estimate._asdict(), 'how': f'{measure.how}, {estimate.replicates} replicates{given}'}
 
 
 if __name__ == '__main__':

@@ -1,7 +1,5 @@
 """The rows of `experiments.exactness`: their settings, their training, how they are judged."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,14 +7,16 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from ddpm_jax import data
+from ddpm_jax.codec import scale
 from ddpm_jax.config import Config, from_config_dict
 from ddpm_jax.diffusion import PARAMETERIZATIONS
 from ddpm_jax.evaluation import exactness
 from ddpm_jax.evaluation.noise_levels import make_bin_errors
 from ddpm_jax.keys import example_keys
 from ddpm_jax.losses import FACTORS, LOSSES, PRESETS
-from ddpm_jax.training import Run, generate, load_run, train
-from ddpm_jax.training.autoencoding import LOSSES as OF_AUTOENCODERS
+from ddpm_jax.tasks.denoising import OTHERS
+from ddpm_jax.tasks.run import Run, load_run
+from ddpm_jax.tasks.train import train
 
 COUNT = 4096
 
@@ -60,7 +60,7 @@ OTHER_OPTIMUM = {'l1', 'huber', 'pseudo_huber', 'offset', 'perturbed', 'transpor
 def variants() -> dict[str, Settings]:
   """The settings of each row; teachers come first."""
   rows: dict[str, Settings] = {'simple': {}, 'edm teacher': {}, 'self_condition': {}}
-  for name in sorted(set(LOSSES) - OF_AUTOENCODERS):
+  for name in sorted(set(LOSSES) - OTHERS):
     rows[name] = {'loss.name': name}
   for factor, table in FACTORS.items():
     for name, function in table.items():
@@ -95,21 +95,20 @@ def trained(
 
 def judged(run: Run) -> tuple[float, float]:
   """The excess error of x0, a mean over levels, and the samples' distance from the data."""
-  x0 = data.scale(run.config.dataset.build(data.DATASETS).test[:COUNT]['image'], 256)
+  x0 = scale(jnp.asarray(run.config.dataset.build(data.DATASETS).test[:COUNT]['x']), 256)
   keys = example_keys(jax.random.key(1), jnp.arange(COUNT))
-  path, schedule = run.experiment.path, run.schedule
+  schedule = run.schedule
   of_flow = (
     run.config.parameterization.name == 'consistency' and 'consistency' in run.config.loss.name
   )
   exact = (exactness.exact_consistency if of_flow else exactness.exact_denoiser)(schedule)
 
   @jax.jit
-  def measure(params, path, times, x0, keys):
-    bound = dataclasses.replace(run.experiment, path=path, times=times)
+  def measure(params, frozen, x0, keys):
     errors = exactness.excess_errors(schedule, run.denoiser(), exact, x0, keys)
-    return errors, generate(bound, params, {}, keys)
+    return errors, run.use.generate(params, frozen, {}, keys)
 
-  errors, samples = measure(run.params, path, run.experiment.times, x0, keys)
+  errors, samples = measure(run.trained, run.frozen, x0, keys)
   drawn, real = (np.asarray(part).reshape(-1, 2) for part in (samples, x0))
   return float(jnp.mean(errors)), exactness.sliced_wasserstein(drawn, real)
 
@@ -117,5 +116,5 @@ def judged(run: Run) -> tuple[float, float]:
 def error_of_eps(run: Run) -> float:
   """|eps_hat - eps|² of held-out digits, the mean over log-SNRs from -4 to 4."""
   dataset = run.config.dataset.build(data.DATASETS)
-  errors = make_bin_errors(dataclasses.replace(run.experiment, dataset=dataset))(run.params)
+  errors = make_bin_errors(run, dataset)()
   return float(np.mean([errors[low, low + 2] for low in (-4, -2, 0, 2)]))

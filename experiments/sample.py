@@ -6,22 +6,27 @@
   python -m experiments.sample --list
 
 The run's own sampler settings hold where no flag says otherwise. Writes samples.npz (arr_0 the
-uint8 images, arr_1 the labels), samples/samples.png, and with --animate samples/samples.gif. What
-begins with a picture is called image_to_image instead, what is drawn in a mask inpainting; or all
-are called as --out=FILE.npz says. Sample n depends on the seed, n and its class alone.
+uint8 images, arr_1 the labels, cond_NAME other conditions), samples/samples.png, and with --animate
+samples/samples.gif. What begins with a picture is called image_to_image instead, what is drawn in a
+mask inpainting; or all are called as --out=FILE.npz says. Sample n depends on the seed, n and its
+condition alone.
 """
 
 import hashlib
 import time
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import rich
 from absl import flags
 from etils import epath
+from jax import Array
 
 from ddpm_jax import data
+from ddpm_jax.codec import scale
+from ddpm_jax.condition import checked, class_name
 from ddpm_jax.config import Config, from_config_dict, to_json
 from ddpm_jax.data.pictures import read_picture
 from ddpm_jax.errors import InputError
@@ -31,15 +36,19 @@ from ddpm_jax.evaluation.progress import progress
 from ddpm_jax.evaluation.report import times
 from ddpm_jax.evaluation.sampling import (
   KINDS,
-  Samples,
   draw_path,
   draw_samples,
+  samples_of,
   save_samples,
 )
 from ddpm_jax.files import check_writable
+from ddpm_jax.keys import for_purpose
 from ddpm_jax.stores import on_disk, path_of
-from ddpm_jax.training import Run, backend, hosts, load_run
-from ddpm_jax.training.denoising import Picture
+from ddpm_jax.tasks.drawing import Picture
+from ddpm_jax.tasks.experiment import make_dataset
+from ddpm_jax.tasks.run import Run, load_run
+from ddpm_jax.tasks.table import UNREAD
+from ddpm_jax.training import backend, hosts
 from ddpm_jax.training.pictures import ROWS, grid, write_gif, write_png
 from experiments import cli
 
@@ -58,6 +67,9 @@ GUIDANCE = flags.DEFINE_float(
   'guidance', None, 'Scale of guidance; 1: none.', lower_bound=0.0, upper_bound=1000.0
 )
 LABEL = flags.DEFINE_integer('label', None, 'One class for all; unset: all in turn.', lower_bound=0)
+COND = flags.DEFINE_string(
+  'cond', None, 'An .npz file with the entries of the condition, taken in turn.'
+)
 SEED = flags.DEFINE_integer('seed', None, 'Of the noise.', lower_bound=0, upper_bound=2**32 - 1)
 BATCH_SIZE = flags.DEFINE_integer(
   'batch_size', None, 'Samples at a time.', lower_bound=1, upper_bound=10**6
@@ -89,27 +101,27 @@ def main() -> None:
   cli.join()
   workdir = path_of(WORKDIR.value, '--workdir')
   run = load_run(workdir, plugins=PLUGINS.value)
-  if ANIMATE.value and run.experiment.kind.name != 'denoiser':
-    raise InputError('--animate: an autoencoder has no path to show')
-  config = overridden(run)
-  experiment = run.rebuild(config)
+  if ANIMATE.value and run.use.denoiser is None:
+    raise InputError(f"--animate: '{run.config.task.name}' has no path to show")
+  run = run.rebuild(overridden(run))
+  config, spec = run.config, run.experiment.dataset.cond
   num = config.evaluation.num_samples
-  labels, picture = chosen_labels(run, num), chosen_picture(run)
+  (cond, asked), picture = chosen_cond(run, num), chosen_picture(run)
   out = chosen_out(workdir, kind_of(picture))
-  evaluations = experiment.kind.evaluations(experiment, *([picture] if picture else []))
+  evaluations = run.use.evaluations(*([picture] if picture else []))
   record = {
     'step': run.step,
     'seed': config.seed,
     'evaluations': evaluations,
     'sampler': to_json(config)['sampler'],
+    'cond': asked,
     **picture_record(picture),
   }
   with progress('samples', num) as advance:
     images = draw_samples(
-      experiment,
-      run.params,
+      run,
       num,
-      labels,
+      cond,
       seed=config.seed,
       batch_size=config.evaluation.batch_size,
       picture=picture,
@@ -117,16 +129,16 @@ def main() -> None:
     )
   if not hosts.is_first():
     return
-  samples = Samples(images, labels, record)
+  samples = samples_of(images, cond, spec, record)
   save_samples(out, samples)
-  write_png(shown(out, 'png'), grid(by_class(images, labels), COLUMNS))
+  write_png(shown(out, 'png'), grid(by_class(images, samples.labels), COLUMNS))
   print(
-    f'{samples}, {experiment.kind.describe(experiment)}: {times(evaluations)} '
+    f'{samples}, {run.use.describe()}: {times(evaluations)} '
     f'for each, in {time.monotonic() - start:.0f} s\n{out}\n{shown(out, "png")}'
   )
   if ANIMATE.value:
     options = {'picture': picture} if picture else {}
-    path = draw_path(experiment, run.params, labels, min(num, ROWS * COLUMNS), **options)
+    path = draw_path(run, cond, min(num, ROWS * COLUMNS), **options)
     write_gif(shown(out, 'gif'), [grid(frame, COLUMNS) for frame in path])
     print(shown(out, 'gif'))
 
@@ -151,14 +163,14 @@ def shown(out: epath.Path, suffix: str) -> epath.Path:
 
 
 def overridden(run: Run) -> Config:
-  """The run's config with what was typed; without classes there is nothing to guide to."""
+  """The run's config with what was typed; without a condition there is nothing to guide to."""
   tree, sampler = to_json(run.config), run.config.sampler
   if SAMPLER.value is not None and SAMPLER.value != sampler.name:
     for name in sampler.arguments:
       tree['sampler'].pop(name)
   put(tree['sampler'], name=SAMPLER, num_steps=STEPS, grid=GRID, noise=NOISE, guidance=GUIDANCE)
   tree['sampler'] |= dict(map(cli.read_option, OPTION.value))
-  if run.experiment.dataset.num_classes is None:
+  if not run.experiment.conditional and 'sampler' not in UNREAD.get(run.config.task.name, ()):
     tree['sampler']['guidance'] = 1.0
   put(tree['evaluation'], num_samples=NUM, batch_size=BATCH_SIZE)
   put(tree, seed=SEED)
@@ -179,20 +191,30 @@ def chosen_picture(run: Run) -> Picture | None:
     return None
   if MASK.value is None and RESAMPLE.value is not None:
     raise InputError('--resample: repeats the steps around a mask; give --mask too')
-  if run.experiment.kind.name != 'denoiser':
-    raise InputError('--init_image: an autoencoder has no path to begin on')
-  shape = run.experiment.dataset.image_shape
+  if run.use.denoiser is None:
+    raise InputError(f"--init_image: '{run.config.task.name}' has no path to begin on")
+  shape, codec = run.experiment.dataset.image_shape, run.experiment.codec
   under = run.config.dataset.arguments.get('background', 'white')
   pixels = read_picture(on_disk(INIT_IMAGE.value, '--init_image'), shape, '--init_image', under)
-  image = data.scale(jnp.asarray(pixels), 256)
+  image = encoded(run, pixels)
   mask, usual = None, 0.5
   if MASK.value is not None:
+    if codec.shape[:2] != shape[:2]:
+      raise InputError(f"--mask: '{run.config.codec.name}' has other places than the picture")
     white = read_picture(on_disk(MASK.value, '--mask'), (*shape[:2], 1), '--mask', under) > 127
     mask, usual = jnp.asarray(~white), 1.0
   strength = usual if STRENGTH.value is None else STRENGTH.value
   if not 0 < strength <= 1:
     raise InputError(f'--strength: {strength} is outside (0, 1]')
   return Picture(image, mask, strength, RESAMPLE.value or 1)
+
+
+def encoded(run: Run, pixels: np.ndarray) -> Array:
+  """A picture, uint8 (H, W, C), as what is diffused."""
+  if run.experiment.codec.num_levels is not None:
+    return scale(jnp.asarray(pixels), 256)  # a picture may have more levels than the data
+  key = for_purpose(jax.random.key(run.config.seed), 'codec')
+  return run.experiment.codec.encode(run.frozen['codec'], jnp.asarray(pixels)[None], key[None])[0]
 
 
 def kind_of(picture: Picture | None) -> str:
@@ -217,18 +239,50 @@ def hashed(flag: flags.FlagHolder) -> dict[str, str]:
   return {'path': flag.value, 'sha256': hashlib.sha256(content).hexdigest()}
 
 
-def chosen_labels(run: Run, num: int) -> np.ndarray | None:
-  """The classes to ask for."""
-  dataset, label = run.experiment.dataset, LABEL.value
-  if label is None:
-    return dataset.balanced_labels(num)
-  if dataset.classes is None or dataset.num_classes is None:
-    raise InputError(f'--label: {label}: the run has no classes; leave it out')
-  if label >= dataset.num_classes:
-    raise InputError(f'--label: {label} is no class; give 0 to {dataset.num_classes - 1}')
-  if label not in dataset.classes:
+def chosen_cond(run: Run, num: int) -> tuple[dict[str, np.ndarray], str | None]:
+  """The condition of each sample, and where it comes from; {} and None for an unconditional run."""
+  dataset = run.experiment.dataset
+  if LABEL.value is not None and COND.value is not None:
+    raise InputError('--cond: give it or --label, not both')
+  if LABEL.value is not None:
+    return {chosen_class(dataset, LABEL.value): np.full(num, LABEL.value, np.int32)}, '--label'
+  if COND.value is not None:
+    return read_cond(run, num, COND.value), COND.value
+  if not dataset.cond:
+    return {}, None
+  if all(field.classes is not None for field in dataset.cond.values()):
+    return dataset.some_cond(num), 'classes in turn'
+  return make_dataset(run.config).some_cond(num), 'held-out examples in turn'
+
+
+def chosen_class(dataset: data.Dataset, label: int) -> str:
+  """The entry that is a class, once the label is one of its classes."""
+  name = class_name(dataset.cond)
+  field = dataset.cond[name] if name else None
+  if name is None or field is None or len(dataset.cond) > 1:
+    raise InputError(f'--label: {label}: the run is not conditional on classes alone; leave it out')
+  if label >= int(field.null):
+    raise InputError(f'--label: {label} is no class; give 0 to {int(field.null) - 1}')
+  if label not in (field.classes or ()):
     raise InputError(f'--label: {label} had no example in training; give another')
-  return np.full(num, label, np.int32)
+  return name
+
+
+def read_cond(run: Run, num: int, file: str) -> dict[str, np.ndarray]:
+  """The arrays of the file that --cond names, in turn, one for each entry of the condition."""
+  spec, path = run.experiment.dataset.cond, on_disk(file, '--cond')
+  try:
+    with np.load(path, allow_pickle=False) as arrays:
+      found = {name: arrays[name] for name in spec}
+    cond = {name: values[np.arange(num) % len(values)] for name, values in found.items()}
+  except (OSError, ValueError, KeyError, IndexError, ZeroDivisionError, TypeError) as error:
+    raise InputError(
+      f"--cond: '{path}' is no .npz file with arrays {', '.join(spec)} of (N, …) ({error})"
+    ) from error
+  try:
+    return checked(spec, cond)
+  except InputError as error:
+    raise InputError(f"--cond: '{path}': {error}") from error
 
 
 if __name__ == '__main__':

@@ -15,18 +15,19 @@ from rich.table import Table
 
 from ddpm_jax import models
 from ddpm_jax.config import from_config_dict
-from ddpm_jax.training import backend, build, scaling
-from ddpm_jax.training.experiment import batch_and_keys, init_params, make_step, new_state
+from ddpm_jax.evaluation.scaling import CHIPS, SHARE, efficiency
+from ddpm_jax.tasks.checks import batch_and_keys
+from ddpm_jax.tasks.experiment import build
+from ddpm_jax.tasks.train import make_job
+from ddpm_jax.training import backend
 from ddpm_jax.training.flops import count_flops
+from ddpm_jax.training.loop import make_step
 from ddpm_jax.training.parallel import PARALLEL
-from ddpm_jax.training.scaling import CHIPS, efficiency
 from experiments import cli
 
 CONFIG = cli.config_flag()
 BATCH = flags.DEFINE_integer('batch_per_chip', 16, 'Images on each chip.', 1, 10**6)
-SHARE = flags.DEFINE_float(
-  'share', scaling.SHARE, "Of a chip's rate, reached by the step alone.", 0.01, 1.0
-)
+RATE = flags.DEFINE_float('share', SHARE, "Of a chip's rate, reached by the step alone.", 0.01, 1.0)
 COUNTS = (8, 32, 256, 512, 1024, 4096)
 
 
@@ -37,23 +38,22 @@ def main() -> None:
   config = dataclasses.replace(
     config, dataset=dataclasses.replace(config.dataset, batch_size=BATCH.value)
   )
-  experiment = build(config)
-  step = make_step(experiment, PARALLEL['jit'](jax.devices()[:1]))
-  shapes = jax.eval_shape(lambda: new_state(experiment)), batch_and_keys(experiment)[0]
-  per_image = count_flops(step, *shapes) / BATCH.value
-  parameters = models.num_params(jax.eval_shape(lambda: init_params(experiment)))
+  job = make_job(build(config))._replace(parallel=PARALLEL['jit'](jax.devices()[:1]))
+  per_image = count_flops(make_step(job), job.shapes, job.frozen, batch_and_keys(job)[0])
+  per_image /= BATCH.value
+  parameters = models.num_params(job.shapes.params)
   table = Table('chips', *(f'{name}, {part}' for name in CHIPS for part in ('apart', 'hidden')))
   for count in COUNTS:
     rows = [
       efficiency(
-        chip, count, parameters=parameters, flops=per_image, batch=BATCH.value, share=SHARE.value
+        chip, count, parameters=parameters, flops=per_image, batch=BATCH.value, share=RATE.value
       )
       for chip in CHIPS.values()
     ]
     table.add_row(f'{count:,}', *(f'{share:.1%}' for row in rows for share in row))
   rich.print(
     f'{parameters:,} parameters, {4 * parameters / 1e6:.0f} MB of gradient; {per_image / 1e9:.1f} '
-    f'GFLOP an image, {BATCH.value} images a chip at {SHARE.value:.0%} of its rate'
+    f'GFLOP an image, {BATCH.value} images a chip at {RATE.value:.0%} of its rate'
   )
   rich.print(table)
 

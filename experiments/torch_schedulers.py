@@ -138,7 +138,7 @@ def of_case(case: Case, num_steps: int) -> float:
   schedule = KINDS[case.kind].schedule(scheduler)
   keys = jax.random.split(jax.random.key(0), BATCH)
   times, theirs = walk(case, scheduler, schedule, keys)
-  denoiser = THRESHOLDS[case.threshold](exact_denoiser(case, schedule))
+  denoiser = THRESHOLDS[case.threshold](exact_denoiser(case, schedule), (-1, 1))
   final = dict(return_path=True, final=case.final)
   _, path = sample(case.ours.sampler, denoiser, schedule, times, theirs[0], keys, **final)
   return deviation(path, theirs)

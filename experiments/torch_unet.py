@@ -16,9 +16,12 @@ import torch
 from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
 from torch.optim import swa_utils
 
-from ddpm_jax import data, models
-from ddpm_jax.models.layers import num_groups
-from ddpm_jax.training import Experiment
+from ddpm_jax import models
+from ddpm_jax.codec import scale
+from ddpm_jax.condition import classes_in
+from ddpm_jax.models.layers import num_classes_in, num_groups
+from ddpm_jax.tasks.drawing import route_of
+from ddpm_jax.tasks.experiment import Experiment
 
 Run = Callable[[int], float]
 TORCH_DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16}
@@ -40,7 +43,7 @@ def make_unet(module: Any, image_shape: tuple[int, int, int]) -> UNet2DModel:
   """UNet2DModel with the layout of google/ddpm-cifar10-32, in the sizes of our U-Net."""
   levels = range(len(module.multipliers))
   attend = [image_shape[0] >> level in module.attention_resolutions for level in levels]
-  classes = module.num_classes
+  classes = num_classes_in(module.spec)
   return UNet2DModel(
     sample_size=image_shape[:2],
     in_channels=image_shape[-1],
@@ -91,7 +94,7 @@ def fastest(make: Callable[..., Run], units: int) -> tuple[str, Run]:
 
 
 def make_run(
-  experiment: Experiment, batch: dict[str, np.ndarray], *, channels_last: bool, compiled: bool
+  experiment: Experiment, batch: dict[str, Any], *, channels_last: bool, compiled: bool
 ) -> Run:
   """Makes run(steps) -> seconds: draw t and noise, mean squared error, clip, Adam, average.
 
@@ -148,18 +151,21 @@ def placed(experiment: Experiment, channels_last: bool) -> tuple[str, Any, Any]:
 
 
 def make_draw(
-  experiment: Experiment, batch: dict[str, np.ndarray], device: str, layout: torch.memory_format
+  experiment: Experiment, batch: dict[str, Any], device: str, layout: torch.memory_format
 ) -> Callable[[], tuple[torch.Tensor, ...]]:
   """Makes draw() -> (xt, time label, class label or None, eps)."""
-  schedule, module = experiment.schedule, experiment.module
+  schedule: Any = experiment.schedule
+  module = experiment.module
   alpha, sigma, labels = (
-    torch.tensor(np.asarray(jax.vmap(function)(experiment.times))).to(device)
+    torch.tensor(np.asarray(jax.vmap(function)(route_of(experiment).times))).to(device)
     for function in (schedule.alpha, schedule.sigma, schedule.network_time)
   )
-  x0 = data.scale(jnp.asarray(batch['image']), experiment.dataset.num_levels)
+  x0 = scale(jnp.asarray(batch['x']), experiment.dataset.num_levels)
   x0 = torch.tensor(np.asarray(x0)).permute(0, 3, 1, 2).to(device).contiguous(memory_format=layout)
-  true_label = torch.tensor(np.asarray(batch['label'])).to(device)
-  null = module.num_classes
+  null = num_classes_in(module.spec)
+  true_label = torch.tensor(
+    np.asarray(0 if null is None else classes_in(module.spec, batch['cond']))
+  ).to(device)
 
   def draw() -> tuple[torch.Tensor, ...]:
     t = torch.randint(len(alpha), (len(x0),), device=device)
@@ -175,7 +181,7 @@ def make_draw(
 
 def sampling_difference(experiment: Experiment) -> str | None:
   """Why DDIMPipeline does not draw such samples, in words; None where it does."""
-  if experiment.module.num_classes is not None:
+  if num_classes_in(experiment.module.spec) is not None:
     return 'DDIMPipeline draws without classes: add --config.dataset.conditional=False'
   if experiment.config.sampler.name != 'ddim':
     return 'DDIMPipeline draws by ddim: add --config.sampler.name=ddim'
@@ -197,7 +203,7 @@ def make_pipeline(experiment: Experiment, *, channels_last: bool, compiled: bool
   pipeline = DDIMPipeline(unet, DDIMScheduler(1000))
   pipeline.set_progress_bar_config(disable=True)
   dtype = TORCH_DTYPES[experiment.module.dtype]
-  size, steps = experiment.config.evaluation.batch_size, experiment.times.shape[0]
+  size, steps = experiment.config.evaluation.batch_size, route_of(experiment).times.shape[0]
 
   def run(times: int) -> float:
     start = time.perf_counter()

@@ -28,7 +28,9 @@ from ddpm_jax.evaluation.sampling import draw_samples
 from ddpm_jax.files import check_writable, read_json, whole, write_json
 from ddpm_jax.samplers import SAMPLERS, TIME_GRIDS
 from ddpm_jax.stores import path_of
-from ddpm_jax.training import Experiment, Run, backend, build, load_run
+from ddpm_jax.tasks.experiment import make_dataset
+from ddpm_jax.tasks.run import Run, load_run
+from ddpm_jax.training import backend
 from experiments import cli
 
 WORKDIR = flags.DEFINE_string('workdir', None, "The run's folder.", required=True)
@@ -48,8 +50,8 @@ def main() -> None:
   backend.prepare()
   workdir = path_of(WORKDIR.value, '--workdir')
   run = load_run(workdir, plugins=PLUGINS.value)
-  if run.experiment.kind.name != 'denoiser':
-    raise InputError(f'{workdir}: an autoencoder has no samplers to compare')
+  if run.use.denoiser is None:
+    raise InputError(f"{workdir}: '{run.config.task.name}' has no samplers to compare")
   names = [name for name in SAMPLER.value if choose(SAMPLERS, name, '--samplers')]
   budgets = [read_budget(text) for text in EVALUATIONS.value]
   for flag, given in (('--samplers', names), ('--evaluations', budgets)):
@@ -59,17 +61,17 @@ def main() -> None:
   path = workdir / 'tradeoff.json'
   check_writable(workdir, '--workdir')
   rows = read_rows(path)
-  features, truth, real = judge(build(run.config).dataset)
+  features, truth, real = judge(make_dataset(run.config))
   cells = [(name, budget) for name in names for budget in budgets]
   wanted = f'/{GRID.value}/{NUM.value} samples/step {run.step}'
   with progress('samplers at budgets', len(cells)) as advance:
     for name, budget in cells:
       place = name + wanted
       if str(budget) not in rows.setdefault(place, {}) and (found := within(run, name, budget)):
-        x = features(draw(found, run))
+        x = features(draw(found))
         rows[place][str(budget)] = {
           **{k: v for key, d in DISTANCES.items() for k, v in named(key, measured(d, x, truth))},
-          'evaluations': found.kind.evaluations(found),
+          'evaluations': found.use.evaluations() or 0,
         }
         write_json(path, rows)
       advance(1)
@@ -101,9 +103,9 @@ def judge(dataset: Dataset) -> tuple[Features, np.ndarray, Measured]:
   """
   real = report.read_real(dataset, REAL)
   try:
-    features = Features(real.train['image'], real.train['label'])
-    truth = features(real.test['image'])
-    near = measured(DISTANCES['frechet'], features(some(real.train['image'])), truth)
+    features = Features(*real.train)
+    truth = features(real.test.images)
+    near = measured(DISTANCES['frechet'], features(some(real.train.images)), truth)
   except Unavailable as error:
     raise InputError(
       f"{dataset.name}: cannot be judged by a classifier's features: {error}"
@@ -118,7 +120,7 @@ def read_budget(text: str) -> int:
   return int(text)
 
 
-def within(run: Run, name: str, budget: int) -> Experiment | None:
+def within(run: Run, name: str, budget: int) -> Run | None:
   """The run with that sampler at the most times that the budget pays; None where it pays none."""
   sampler = SAMPLERS[name]()
   num_steps = 1 + (budget - 1 - sampler.startup) // sampler.evaluations
@@ -135,14 +137,12 @@ def within(run: Run, name: str, budget: int) -> Experiment | None:
   return run.rebuild(dataclasses.replace(run.config, sampler=wanted))
 
 
-def draw(experiment: Experiment, run: Run) -> np.ndarray:
+def draw(run: Run) -> np.ndarray:
   """The samples, as floats in [-1, 1]."""
-  labels = experiment.dataset.balanced_labels(NUM.value)
   images = draw_samples(
-    experiment,
-    run.params,
+    run,
     NUM.value,
-    labels,
+    run.experiment.dataset.some_cond(NUM.value),
     seed=run.config.seed,
     batch_size=run.config.evaluation.batch_size,
   )

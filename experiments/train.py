@@ -10,7 +10,8 @@ checkpoint.
 from absl import flags
 
 from ddpm_jax.config import from_config_dict
-from ddpm_jax.training import backend, metadata, train
+from ddpm_jax.tasks.train import train
+from ddpm_jax.training import backend, metadata
 from experiments import cli
 
 CONFIG = cli.config_flag()

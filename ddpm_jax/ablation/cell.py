@@ -9,7 +9,6 @@ import math
 from collections.abc import Collection, Iterator
 from typing import Any
 
-import jax
 from etils import epath
 
 from ddpm_jax.ablation.metrics import measure, place
@@ -17,10 +16,10 @@ from ddpm_jax.ablation.plan import RESULT, Cell
 from ddpm_jax.config import Config
 from ddpm_jax.errors import InputError
 from ddpm_jax.evaluation.available import LEFT_OUT
+from ddpm_jax.evaluation.training_speed import Bare, block_length
 from ddpm_jax.files import read_json, write_json
-from ddpm_jax.training import build, train
-from ddpm_jax.training.benchmark import Bare, block_length
-from ddpm_jax.training.parallel import make_parallel
+from ddpm_jax.tasks.experiment import build
+from ddpm_jax.tasks.train import make_job, train
 
 
 def run_cell(cell: Cell, seconds: float | None = None, plugins: Collection[str] = ()) -> None:
@@ -102,7 +101,7 @@ def paced(cell: Cell, seconds: float) -> Config:
 
 def step_seconds(config: Config, measured: float) -> float:
   """How long a compiled step takes, from about `measured` seconds of them."""
-  bare = Bare(build(config), make_parallel(config.parallel, jax.devices()))
+  bare = Bare(make_job(build(config)))
   bare(2)  # compiles
   steps = block_length(bare(2) / 2, measured)
   return bare(steps) / steps

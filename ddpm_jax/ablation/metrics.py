@@ -14,25 +14,25 @@ import numpy as np
 from etils import epath
 
 from ddpm_jax import data
+from ddpm_jax.condition import classes_in
 from ddpm_jax.config import Config
 from ddpm_jax.config.settings import Choice
 from ddpm_jax.evaluation import report
 from ddpm_jax.evaluation.available import Figures, Unavailable, collect, merge
-from ddpm_jax.evaluation.bits import BITS
 from ddpm_jax.evaluation.distances import DISTANCES, Distance, Features
 from ddpm_jax.evaluation.gallery import COLUMNS, by_class
 from ddpm_jax.evaluation.gradients import gradient_noise
-from ddpm_jax.evaluation.likelihood import split_bits
 from ddpm_jax.evaluation.noise_levels import make_bin_errors
 from ddpm_jax.evaluation.sampling import draw_samples
-from ddpm_jax.training import Experiment, build
-from ddpm_jax.training.benchmark import batches
+from ddpm_jax.evaluation.split_bits import split_bits
+from ddpm_jax.tasks.experiment import build
+from ddpm_jax.tasks.run import Run, load_params, used
+from ddpm_jax.tasks.train import make_job
 from ddpm_jax.training.checkpoint import Checkpoints, folder_of
-from ddpm_jax.training.denoising import bind_schedule
-from ddpm_jax.training.loop import begin
-from ddpm_jax.training.parallel import all_devices, make_parallel
+from ddpm_jax.training.job import Job
+from ddpm_jax.training.loop import begin, read_stream
 from ddpm_jax.training.pictures import grid, write_png
-from ddpm_jax.training.run import load_params
+from ddpm_jax.training.task import Measure
 
 GRADIENTS = 64  # minibatches
 GRID = 'samples/samples.png'
@@ -80,10 +80,10 @@ def place(name: str) -> tuple[int, int]:
 
 
 class Trained(NamedTuple):
-  """A trained cell: its experiment, bound to the schedule that it learned; its averages."""
+  """A trained cell: its job, with the data set's examples; its averages as a run."""
 
-  experiment: Experiment
-  params: Any
+  job: Job
+  run: Run
   workdir: epath.Path
 
 
@@ -93,36 +93,37 @@ def measure(config: Config, workdir: epath.Path) -> Figures:
   One that cannot be had is None, and its reason is under LEFT_OUT.
   """
   experiment = build(config)
-  _, params = load_params(experiment, workdir)
-  trained = Trained(bind_schedule(experiment, params), params['network'], workdir)
+  job = make_job(experiment)
+  step, params = load_params(job.task, config, workdir)
+  run = Run(experiment, job.task, used(job.task).bind(params), step, params, job.frozen)
+  trained = Trained(job, run, workdir)
   return merge(*(part(trained) for part in MEASURES))
 
 
 def bits(trained: Trained) -> Figures:
   """The test split's bits/dim by each of the config's likelihoods."""
-  experiment = trained.experiment
-  config, test = experiment.config, experiment.dataset.test
-  measures = BITS[experiment.kind.name](experiment)
-  options = {'seed': config.seed, 'batch_size': config.evaluation.batch_size}
+  run, dataset = trained.run, trained.job.dataset
+  options = {'seed': run.config.seed, 'batch_size': run.config.evaluation.batch_size}
 
-  def mean(of_batch: Any) -> float:
-    return split_bits(of_batch, trained.params, test, **options).mean
+  def mean(measure: Measure) -> float:
+    found = split_bits(measure, run.trained, run.frozen, dataset, dataset.test, **options)
+    return found.mean
 
+  measures = run.use.bits()
   return collect(
-    {f'bits_per_dim/{name}': functools.partial(mean, of) for name, (of, _) in measures.items()}
+    {f'bits_per_dim/{name}': functools.partial(mean, of) for name, of in measures.items()}
   )
 
 
 def samples(trained: Trained) -> Figures:
   """Distances of samples from the test split in a classifier's features; shares read as asked."""
-  experiment = trained.experiment
-  config = experiment.config
-  num = config.evaluation.num_samples
-  labels = experiment.dataset.balanced_labels(num)
-  options = {'seed': config.seed, 'batch_size': config.evaluation.batch_size}
-  images = draw_samples(experiment, trained.params, num, labels, **options)
+  run, dataset = trained.run, trained.job.dataset
+  num = run.config.evaluation.num_samples
+  cond = dataset.some_cond(num)
+  options = {'seed': run.config.seed, 'batch_size': run.config.evaluation.batch_size}
+  images, labels = draw_samples(run, num, cond, **options), classes_in(dataset.cond, cond)
   write_png(trained.workdir / GRID, grid(by_class(images, labels), COLUMNS))
-  judge, floats = judge_of(config.dataset), report.floats(images, 256)
+  judge, floats = judge_of(run.config.dataset), report.floats(images, 256)
   if not judge.real.labeled:
     return {}
 
@@ -157,26 +158,26 @@ def make_judge(name: str, arguments: tuple[tuple[str, Any], ...]) -> Judge:
   real = report.read_real(choice.build(data.DATASETS, data.source))
   if real.classifier is None:
     return Judge(real, None, np.zeros(0))
-  features = Features(real.train['image'], real.train['label'])
-  return Judge(real, features, features(real.test['image']))
+  features = Features(real.train.images, real.train.labels)
+  return Judge(real, features, features(real.test.images))
 
 
 def gradient(trained: Trained) -> Figures:
   """The training loss's `gradient_noise`, from the next minibatches of the run."""
-  experiment, stream = trained.experiment, batches(trained.experiment)
-  parallel = make_parallel(experiment.config.parallel, all_devices())
-  folder = folder_of(trained.workdir, experiment.config.checkpoint.folder)
+  job, stream = trained.job, read_stream(trained.job)
+  folder = folder_of(trained.workdir, job.config.checkpoint.folder)
   with Checkpoints(folder) as checkpoints:
-    state, _ = begin(experiment, parallel, checkpoints, stream)
+    state, _ = begin(job, checkpoints, stream)
   seen = itertools.islice(stream, GRADIENTS)
-  return collect({'gradient_variance': lambda: gradient_noise(experiment, parallel, state, seen)})
+  return collect({'gradient_variance': lambda: gradient_noise(job, state, seen)})
 
 
 def levels(trained: Trained) -> Figures:
   """A denoiser's held-out error in bins of log-SNR."""
-  if trained.experiment.kind.name != 'denoiser' or not len(trained.experiment.dataset.test):
+  run, dataset = trained.run, trained.job.dataset
+  if run.use.denoiser is None or not len(dataset.test):
     return {}
-  errors = make_bin_errors(trained.experiment)(trained.params)
+  errors = make_bin_errors(run, dataset)()
   return collect(
     {f'eps_mse/{low} to {high}': lambda value=value: value for (low, high), value in errors.items()}
   )

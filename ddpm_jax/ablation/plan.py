@@ -16,7 +16,7 @@ from ddpm_jax.ablation.sweep import Sweep, Variant
 from ddpm_jax.config import Config, differing, from_json, modules_of, to_json
 from ddpm_jax.errors import InputError, unknown
 from ddpm_jax.files import whole
-from ddpm_jax.training.run import changed_plugins, read_record
+from ddpm_jax.tasks.run import changed_plugins, read_record
 
 RECORD = 'sweep.json'
 RESULT = 'result.json'

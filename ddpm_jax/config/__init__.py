@@ -7,10 +7,11 @@ keyword arguments of that entry, read from its signature. A choice may also be a
 name='package.module:function', with its own arguments in `args`.
 """
 
+from ddpm_jax.config.catalog import all_tables
 from ddpm_jax.config.entries import find_entry
 from ddpm_jax.config.provenance import plugin_sources, provenance
 from ddpm_jax.config.settings import CLASSES, Choice, Config, naming, settings
-from ddpm_jax.config.tables import Group, Tables, all_tables
+from ddpm_jax.config.tables import Group, Tables
 from ddpm_jax.config.tree import (
   RESUMABLE,
   base_config,
@@ -23,6 +24,7 @@ from ddpm_jax.config.tree import (
   no_setting,
   plain_group,
   to_json,
+  upgraded,
 )
 
 __all__ = [
@@ -48,4 +50,5 @@ __all__ = [
   'provenance',
   'settings',
   'to_json',
+  'upgraded',
 ]

@@ -10,10 +10,10 @@ import subprocess
 from collections.abc import Collection
 from typing import Any
 
+from ddpm_jax.config.catalog import all_tables
 from ddpm_jax.config.plugins import plugins_of
 from ddpm_jax.config.settings import Config
 from ddpm_jax.config.sources import sources
-from ddpm_jax.config.tables import all_tables
 from ddpm_jax.config.tree import to_json
 
 PACKAGES = (

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, ClassVar, get_type_hints
 
 from annotated_types import Interval, MinLen
 
@@ -51,8 +51,11 @@ def naming(field: str, otherwise: str | None = None) -> Iterator[None]:
 class Choice:
   """An entry of a table and the keyword arguments set for it; the rest keep its own defaults.
 
-  The name is '' where the model makes no use of the group.
+  The name is '' where the task makes no use of the group; `usual` is the name where none is given,
+  if the group has such a one.
   """
+
+  usual: ClassVar[str] = ''
 
   name: str
   arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -83,6 +86,20 @@ class Choice:
 
 
 @dataclasses.dataclass(frozen=True)
+class Task(Choice):
+  """What is trained."""
+
+  usual: ClassVar[str] = 'denoising'
+
+
+@dataclasses.dataclass(frozen=True)
+class Codec(Choice):
+  """What stands between the data as stored and what is diffused."""
+
+  usual: ClassVar[str] = 'pixels'
+
+
+@dataclasses.dataclass(frozen=True)
 class Dataset(Choice):
   """Where the images come from."""
 
@@ -91,7 +108,7 @@ class Dataset(Choice):
   augment: Share = setting(
     0.0, 'probability of each geometric change, of which the network is told'
   )
-  conditional: bool = setting(True, 'tell the network the labels, where there are any')
+  conditional: bool = setting(True, 'tell the network what is known of an image, such as its class')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +169,7 @@ class Sampler(Choice):
   interval: tuple[float, float] | None = setting(
     None, 'log-SNRs between which to guide; unset: all'
   )
-  threshold: str = setting('clip', 'how each prediction of the data is kept in [-1, 1]')
+  threshold: str = setting('clip', 'how each prediction is kept within the bounds of the data')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,7 +252,9 @@ class Logging:
 class Config:
   """One experiment, checked."""
 
+  task: Task
   dataset: Dataset
+  codec: Codec
   model: Model
   schedule: Schedule
   parameterization: Parameterization

@@ -40,41 +40,12 @@ class Tables(NamedTuple):
     groups: 'loss' -> its table.
     options: 'sampler.grid' -> the table of a plain setting's names.
     factors: 'loss.weight' -> the table of a setting that may be an expression or a plug-in.
+    unread: a task's name -> the groups that it makes no use of.
     trusted: the modules whose functions may stand beside the tables' as plug-ins; None: any.
   """
 
   groups: Mapping[str, Group]
   options: Mapping[str, Mapping[str, Any]]
   factors: Mapping[str, Mapping[str, Callable]]
+  unread: Mapping[str, frozenset[str]] = {}
   trusted: Collection[str] | None = None
-
-
-def all_tables() -> Tables:
-  """The package's own tables."""
-  # Here and not above: training and data read this module.
-  from ddpm_jax import data, losses, models, samplers
-  from ddpm_jax.diffusion import parameterization, schedules
-  from ddpm_jax.evaluation import likelihood
-  from ddpm_jax.training import optimizers, parallel
-
-  groups = {
-    'dataset': Group(data.DATASETS, fallback=data.source),
-    'model': Group(models.MODELS, frozenset({'num_classes', 'out_channels'})),
-    'schedule': Group(schedules.SCHEDULES),
-    'parameterization': Group(parameterization.PARAMETERIZATIONS),
-    'loss': Group(losses.LOSSES, frozenset({'problem', 'params', 'state', 'batch', 'keys'})),
-    'optimizer': Group(optimizers.OPTIMIZERS, frozenset({'learning_rate'})),
-    'sampler': Group(samplers.SAMPLERS | samplers.SOLVERS),
-  }
-  options = {
-    'parameterization.variance_head': parameterization.VARIANCE_HEADS,
-    'optimizer.lr_schedule': optimizers.LR_SCHEDULES,
-    'sampler.grid': samplers.TIME_GRIDS,
-    'sampler.noise': samplers.NOISES,
-    'sampler.threshold': samplers.THRESHOLDS,
-    'parallel.mode': parallel.PARALLEL,
-    'evaluation.likelihoods': likelihood.LIKELIHOODS,
-    'evaluation.decoder': likelihood.DECODERS,
-  }
-  factors = {f'loss.{factor}': table for factor, table in losses.FACTORS.items()}
-  return Tables(groups, options, factors)

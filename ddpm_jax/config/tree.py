@@ -12,11 +12,12 @@ from absl import logging
 from ml_collections import ConfigDict, config_dict
 
 from ddpm_jax.bounds import describe
+from ddpm_jax.config.catalog import all_tables
 from ddpm_jax.config.entries import find_entry, find_function
 from ddpm_jax.config.plugins import PLUGIN, home, import_plugin, plugins_of, refuse_untrusted
 from ddpm_jax.config.settings import CLASSES, Choice, Config, checked, converted, settings
 from ddpm_jax.config.signatures import RESERVED, keywords, kind, show
-from ddpm_jax.config.tables import Group, Tables, all_tables
+from ddpm_jax.config.tables import Group, Tables
 from ddpm_jax.errors import InputError, choose
 
 # What may differ between a run and its continuation.
@@ -48,7 +49,7 @@ def base_config(tables: Tables | None = None) -> ConfigDict:
     }
     if issubclass(cls, Choice):
       tree[group] |= {
-        'name': config_dict.placeholder(str),
+        'name': usual_of(cls) or config_dict.placeholder(str),
         'args': ConfigDict(),
         **{k: config_dict.placeholder(v) for k, v in tables.groups[group].arguments().items()},
       }
@@ -80,7 +81,7 @@ def from_config_dict(
   found = read_settings(Config, branches, 'config', tables)
   unread = unread_groups(branches, tables)
   for group, cls in CLASSES.items():
-    branch = branches.get(group, {})
+    branch = branches.get(group) or {}
     if group in typed or not isinstance(branch, Mapping):
       first = 'name' if issubclass(cls, Choice) else next(iter(settings(cls)))
       raise InputError(
@@ -119,11 +120,17 @@ def read_plain(group: str, branch: Mapping[str, Any], typed: frozenset[str], tab
   return cls(**read_settings(cls, branch, f'config.{group}', tables))
 
 
+# What a task of one's own may leave unset: it need not diffuse, nor have a network of the package.
+OPTIONAL = ('schedule', 'parameterization', 'sampler', 'loss', 'model')
+
+
 def unread_groups(branches: Mapping[str, Any], tables: Tables) -> frozenset[str]:
-  """The groups that the chosen model makes no use of: its attribute `unread`."""
-  model = branches.get('model')
-  name = str(model.get('name')) if isinstance(model, Mapping) else ''
-  return getattr(tables.groups['model'].table.get(name), 'unread', frozenset())
+  """The groups that the chosen task makes no use of; of a plug-in's, those left unset."""
+  named = {g: b.get('name') for g, b in branches.items() if isinstance(b, Mapping)}
+  task = str(named.get('task') or usual_of(CLASSES['task']))
+  if PLUGIN.fullmatch(task):
+    return frozenset(group for group in OPTIONAL if not named.get(group))
+  return tables.unread.get(task, frozenset())
 
 
 def read_unset(group: str, branch: Mapping[str, Any], typed: frozenset[str], tables: Tables) -> Any:
@@ -134,7 +141,7 @@ def read_unset(group: str, branch: Mapping[str, Any], typed: frozenset[str], tab
   for key, value in branch.items():
     if value and key not in settings(cls):
       raise InputError(
-        f'{where}.{key}: {value!r} is set, but the model makes no use of a {group}; leave it unset'
+        f'{where}.{key}: {value!r} is set, but the task makes no use of a {group}; leave it unset'
       )
   return cls('', {}, group, **read_settings(cls, branch, where, tables))
 
@@ -146,7 +153,7 @@ def read_choice(
   cls, row, where = CLASSES[group], tables.groups[group], f'config.{group}'
   own = ['name', 'args', *settings(cls)]
   refuse_unknown(branch, [*own, *row.arguments()], where)
-  name = branch.get('name')
+  name = branch.get('name') or usual_of(cls)
   if not name:
     raise InputError(f'{where}.name: unset; choose one of {", ".join(row.table)}')
   name = converted(name, str, f'{where}.name')
@@ -310,6 +317,7 @@ def differing(
     for group, cls in CLASSES.items()
     for name, field in settings(cls).items()
   }
+  defaults |= {f'{group}.name': usual_of(cls) for group, cls in CLASSES.items() if usual_of(cls)}
   # By way of JSON, where tuples are lists.
   left, right = (json.loads(json.dumps({**defaults, **dict(leaves(tree))})) for tree in (a, b))
   return [
@@ -318,6 +326,24 @@ def differing(
     if (field in left, left.get(field)) != (field in right, right.get(field))
     and not is_free(field, free)
   ]
+
+
+def usual_of(cls: type) -> str:
+  """The name of a choice where none is given; '' where there is none."""
+  return getattr(cls, 'usual', '')
+
+
+def upgraded(tree: Mapping[str, Any]) -> dict[str, Any]:
+  """The settings of a record of format 1, a tree or dotted leaves, as they are written now.
+
+  Then the model said what is trained; now config.task.name does.
+  """
+  model = tree.get('model')
+  name = model.get('name') if isinstance(model, Mapping) else tree.get('model.name')
+  if name != 'autoencoder' or 'task' in tree or 'task.name' in tree:
+    return dict(tree)
+  task: dict[str, Any] = {'task': {'name': 'autoencoding'}}
+  return {**tree, **(task if isinstance(model, Mapping) else dict(leaves(task)))}
 
 
 def is_free(field: str, free: Collection[str]) -> bool:

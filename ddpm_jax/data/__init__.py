@@ -9,8 +9,9 @@ from ddpm_jax.data.dataset import (
   Split,
   check_examples,
   held_out,
+  labeled,
 )
-from ddpm_jax.data.images import quantize, random_flip, scale, to_uint8
+from ddpm_jax.data.images import random_flip
 from ddpm_jax.data.mixture import mixture
 from ddpm_jax.data.pipeline import batches, train_iterator
 from ddpm_jax.data.sources import DATASETS, arrays, digits, folder, load, source, tfds
@@ -29,13 +30,11 @@ __all__ = [
   'digits',
   'folder',
   'held_out',
+  'labeled',
   'load',
   'mixture',
-  'quantize',
   'random_flip',
-  'scale',
   'source',
   'tfds',
-  'to_uint8',
   'train_iterator',
 ]

@@ -1,26 +1,29 @@
-"""What a data set is: two splits of uint8 images, read by the batch."""
+"""What a data set is: two splits of uint8 images with their conditions, read by the batch."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
+import jax
 import numpy as np
 
+from ddpm_jax.condition import Field, Spec, labels
 from ddpm_jax.errors import InputError
 
-Batch = dict[str, np.ndarray]
+Batch = dict[str, Any]
 Rows = slice | np.ndarray
 
 _MEMORY = 2**29  # bytes: a split larger than this is decoded anew each time it is read
 
 
 class Split(Protocol):
-  """Random access: `split[rows]` is {'image': uint8 (b, H, W, C), 'label': int32 (b,)}.
+  """Random access: `split[rows]` is {'x': uint8 (b, H, W, C), 'cond': {name: (b, …)}}.
 
-  One that knows all labels without reading has them as its attribute `labels`, (N,).
+  The entries of 'cond' are those of the data set's specification; more are left out when they are
+  read. A split that knows all labels without reading has them as its attribute `labels`, (N,).
   """
 
   def __len__(self) -> int: ...
@@ -30,7 +33,7 @@ class Split(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-  """Images with values 0 … num_levels-1; without classes every label is 0.
+  """Images with values 0 … num_levels-1, each with what is known of it.
 
   Attributes:
     name: for people.
@@ -38,12 +41,7 @@ class Dataset:
     test: what is held out.
     image_shape: (H, W, C).
     num_levels: of a component, 2 … 256.
-    num_classes: labels are 0 … num_classes-1; None without classes.
-    classes: those that have a training example, which previews and samples are of; found in the
-      labels of `train` where it knows them, else all.
-
-  Raises:
-    ValueError: a label is not below num_classes.
+    cond: the specification of the condition, name -> `Field`; {} for images alone.
   """
 
   name: str
@@ -51,54 +49,88 @@ class Dataset:
   test: Split
   image_shape: tuple[int, int, int]
   num_levels: int
-  num_classes: int | None
-  classes: tuple[int, ...] | None = None
+  cond: Spec = dataclasses.field(default_factory=dict)
 
-  def __post_init__(self) -> None:
-    object.__setattr__(self, 'classes', self._trained())
+  def read(self, split: Split, rows: Rows) -> Batch:
+    """Examples of a split, with the specified entries of their condition alone."""
+    batch = split[rows]
+    return {'x': batch['x'], 'cond': {name: batch['cond'][name] for name in self.cond}}
 
-  def balanced_labels(self, num: int) -> np.ndarray | None:
-    """`classes` in turn, int32 (num,); None without classes."""
-    return None if self.classes is None else np.resize(np.asarray(self.classes, np.int32), num)
+  def some_cond(self, num: int) -> dict[str, np.ndarray]:
+    """The condition of `num` samples: classes in turn, or else those of held-out examples in turn.
 
-  def _trained(self) -> tuple[int, ...] | None:
-    if self.num_classes is None:
-      return None
-    train, test = (known_labels(split) for split in (self.train, self.test))
-    highest = max([*train, *test], default=0)
-    if highest >= self.num_classes:
-      raise ValueError(f'label: {highest} is not one of the {self.num_classes} classes')
-    return tuple(self.classes or train or range(self.num_classes))
+    Raises:
+      InputError: the entries are no classes and there are no examples to take them from.
+    """
+    if all(field.classes is not None for field in self.cond.values()):
+      return {
+        name: np.resize(np.asarray(field.classes, field.dtype), num)
+        for name, field in self.cond.items()
+      }
+    split = self.test if len(self.test) else self.train
+    if not len(split):
+      raise InputError(
+        f'cond: {", ".join(self.cond)} of samples are taken from the data set, which is not open '
+        'here; give them'
+      )
+    return self.read(split, np.arange(num) % len(split))['cond']
+
+
+def labeled(num_classes: int, train: Split, test: Split) -> dict[str, Field]:
+  """The specification of a data set with class labels.
+
+  Its trained classes are those of the labels in `train`, where the split knows them, or else all.
+
+  Raises:
+    ValueError: a label is not below num_classes.
+  """
+  trained, held = (known_labels(split) for split in (train, test))
+  highest = max([*trained, *held], default=0)
+  if highest >= num_classes:
+    raise ValueError(f'label: {highest} is not one of the {num_classes} classes')
+  return labels(num_classes, tuple(trained) or None)
 
 
 class Arrays:
   """A split that is in memory.
 
   Args:
-    image: (N, H, W, C), whole numbers 0 … 255, kept as uint8.
-    label: (N,), integers from 0, kept as int32.
+    x: images (N, H, W, C), whole numbers 0 … 255, kept as uint8.
+    cond: the entries of the condition by name, each (N, …); 'label' are integers from 0.
 
   Raises:
     ValueError: they are not, and to keep them would change them.
   """
 
-  def __init__(self, image: np.ndarray, label: np.ndarray):
-    pixels, labels = stored(image, np.uint8, 'iuf'), stored(label, np.int32, 'iu')
+  def __init__(self, x: np.ndarray, cond: Mapping[str, np.ndarray] | None = None):
+    pixels = stored(x, np.uint8, 'iuf')
     if pixels is None or pixels.ndim != 4 or 0 in pixels.shape[1:]:
-      raise ValueError('image must be whole numbers 0 … 255 of shape (N, H, W, C)')
-    if labels is None or labels.shape != (len(pixels),) or labels.min(initial=0) < 0:
-      raise ValueError(
-        f'label must be {len(pixels)} integers from 0, the class of each example: '
-        'np.unique(label, return_inverse=True)[1] numbers them, zeros stand for no classes'
-      )
-    self.labels = labels
-    self._columns = {'image': pixels, 'label': labels}
+      raise ValueError('x must be whole numbers 0 … 255 of shape (N, H, W, C)')
+    self._x = pixels
+    self._cond = {name: entry(name, values, len(pixels)) for name, values in (cond or {}).items()}
+    self.labels = self._cond.get('label')
 
   def __len__(self) -> int:
-    return len(self.labels)
+    return len(self._x)
 
   def __getitem__(self, rows: Rows) -> Batch:
-    return {key: column[rows] for key, column in self._columns.items()}
+    return {'x': self._x[rows], 'cond': {name: column[rows] for name, column in self._cond.items()}}
+
+
+def entry(name: str, values: np.ndarray, count: int) -> np.ndarray:
+  """One entry of the condition of `count` examples; raises ValueError where it is none."""
+  if name != 'label':
+    found = np.asarray(values)
+    if found.shape[:1] != (count,):
+      raise ValueError(f'{name} must be one value for each of the {count} examples')
+    return found
+  found = stored(values, np.int32, 'iu')
+  if found is None or found.shape != (count,) or found.min(initial=0) < 0:
+    raise ValueError(
+      f'label must be {count} integers from 0, the class of each example: '
+      'np.unique(label, return_inverse=True)[1] numbers them; leave it out where there are none'
+    )
+  return found
 
 
 class Decoded:
@@ -133,21 +165,22 @@ class Decoded:
       return self._decode(rows)
     # Two threads may decode the same example; both then write the same bytes.
     missing = rows[~self._present[rows]]
-    for key, values in self._decode(missing).items():
-      self._kept[key][missing] = values
+    columns = map(jax.tree.leaves, (self._kept, self._decode(missing)))
+    for kept, values in zip(*columns, strict=True):
+      kept[missing] = values
     self._present[missing] = True
-    return {key: column[rows] for key, column in self._kept.items()}
+    return jax.tree.map(lambda column: column[rows], self._kept)
 
   def _decode(self, rows: np.ndarray) -> Batch:
     batch = self._empty(len(rows))
     for slot, (image, label) in enumerate(self._read(rows)):
-      batch['image'][slot], batch['label'][slot] = image, label
+      batch['x'][slot], batch['cond']['label'][slot] = image, label
     return batch
 
   def _empty(self, length: int) -> Batch:
     return {
-      'image': np.empty((length, *self._shape), np.uint8),
-      'label': np.empty(length, np.int32),
+      'x': np.empty((length, *self._shape), np.uint8),
+      'cond': {'label': np.empty(length, np.int32)},
     }
 
 
@@ -163,7 +196,7 @@ def held_out(label: np.ndarray, every: int) -> np.ndarray:
 
 
 def check_examples(dataset: Dataset) -> None:
-  """Refuses splits whose first example is not what `Split` says.
+  """Refuses splits whose first example is not what `Split` and the specification say.
 
   Raises:
     InputError: naming what was found.
@@ -172,15 +205,31 @@ def check_examples(dataset: Dataset) -> None:
     if not len(split):
       continue
     batch = split[:1]
-    image, label = (np.asarray(batch[name]) for name in ('image', 'label'))
+    image = np.asarray(batch['x'])
     if image.dtype != np.uint8 or image.shape != (1, *dataset.image_shape):
       wanted, found = dataset.image_shape, f'{image.dtype} {image.shape[1:]}'
       raise InputError(f'config.dataset: its images must be uint8 {wanted}, not {found}')
-    if label.dtype.kind not in 'iu' or label.shape != (1,):
-      raise InputError(
-        'config.dataset: its labels must be one integer for each example, the number of its class, '
-        f'not {label.dtype} {label.shape[1:]}'
-      )
+    for name, field in dataset.cond.items():
+      check_entry(name, field, batch['cond'])
+
+
+def check_entry(name: str, field: Field, cond: Mapping[str, Any]) -> None:
+  """Raises InputError where one entry of an example's condition is not as its field says."""
+  if name not in cond:
+    raise InputError(
+      f"config.dataset: its examples have no '{name}' in their condition, only {', '.join(cond)}"
+    )
+  value = np.asarray(cond[name])
+  if field.num_classes is not None and (value.dtype.kind not in 'iu' or value.shape != (1,)):
+    raise InputError(
+      f'config.dataset: its {name} must be one integer for each example, the number of its class, '
+      f'not {value.dtype} {value.shape[1:]}'
+    )
+  if value.shape != (1, *field.shape):
+    raise InputError(
+      f'config.dataset: its {name} must be {field.dtype} {field.shape}, not {value.dtype} '
+      f'{value.shape[1:]}'
+    )
 
 
 def known_labels(split: Split) -> list[int]:

@@ -12,7 +12,7 @@ from absl import logging
 from annotated_types import Interval, MinLen
 
 from ddpm_jax.data import pictures
-from ddpm_jax.data.dataset import Dataset, Decoded, held_out
+from ddpm_jax.data.dataset import Dataset, Decoded, held_out, labeled
 from ddpm_jax.data.fetched import on_this_host
 from ddpm_jax.errors import InputError
 
@@ -55,15 +55,10 @@ def folder(path: Annotated[str, MinLen(1)], image_size: Side, background: str = 
 
     return Decoded(read, len(mine), shape, labels=label[mine])
 
-  test = held_out(label, every=10)
-  return Dataset(
-    name=root.name,
-    train=split(np.flatnonzero(~test)),
-    test=split(np.flatnonzero(test)),
-    image_shape=shape,
-    num_levels=256,
-    num_classes=None if () in classes else len(classes),
-  )
+  held = held_out(label, every=10)
+  train, test = split(np.flatnonzero(~held)), split(np.flatnonzero(held))
+  cond = {} if () in classes else labeled(len(classes), train, test)
+  return Dataset(root.name, train, test, shape, 256, cond)
 
 
 def check_size(image_size: int) -> None:

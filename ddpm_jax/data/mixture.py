@@ -8,7 +8,7 @@ import numpy as np
 from annotated_types import Interval
 from scipy.special import ndtri
 
-from ddpm_jax.data.dataset import Arrays, Dataset
+from ddpm_jax.data.dataset import Arrays, Dataset, labeled
 
 # In [-1, 1], five deviations inside. Levels are 2 / 255 apart, an eighth of the least deviation.
 WEIGHTS = np.array([0.4, 0.3, 0.2, 0.1])
@@ -35,7 +35,7 @@ def mixture(num_train: Count = 50_000, num_test: Count = 5_000) -> Dataset:
     num_test: held-out examples.
   """
   train, test = (draws(count, stream) for stream, count in enumerate((num_train, num_test)))
-  return Dataset('mixture', train, test, (1, 2, 1), num_levels=256, num_classes=len(WEIGHTS))
+  return Dataset('mixture', train, test, (1, 2, 1), 256, labeled(len(WEIGHTS), train, test))
 
 
 def draws(count: int, stream: int) -> Arrays:
@@ -47,4 +47,4 @@ def draws(count: int, stream: int) -> Arrays:
   roots = np.linalg.cholesky(COVARIANCES)[label]
   x = MEANS[label] + np.einsum('nij,nj->ni', roots, ndtri(uniform[:, 1:]))
   levels = np.clip(np.round((x + 1) / 2 * 255), 0, 255)
-  return Arrays(levels.astype(np.uint8).reshape(count, 1, 2, 1), label)
+  return Arrays(levels.astype(np.uint8).reshape(count, 1, 2, 1), {'label': label})

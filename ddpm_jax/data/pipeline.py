@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import grain
 import numpy as np
@@ -36,13 +36,13 @@ def train_iterator(
     process_count: the number of processes.
 
   Returns:
-    An iterator of {'image': uint8 (b, H, W, C), 'label': int32 (b,), 'index': int64 (b,)},
+    An iterator of {'x': uint8 (b, H, W, C), 'cond': {name: (b, …)}, 'index': int64 (b,)},
     where `index` is the position in the stream. Its state, get_state() and set_state(state), is
     {'next_index': the number of batches taken}: JSON, the same in every process and for any
     number of them. Orbax saves it through grain.checkpoint.CheckpointSave.
 
   Raises:
-    InputError: the batch cannot be divided among the processes; on reading, a label is no class.
+    InputError: the batch cannot be divided among the processes; on reading, a class is none.
   """
   if batch_size % process_count:
     raise InputError(
@@ -55,8 +55,8 @@ def train_iterator(
   # A whole batch is one element: a gather from memory beats `rows` Python calls a hundredfold.
   def batch(step: int) -> Batch:
     index = step * batch_size + process_index * rows + np.arange(rows)
-    examples = dataset.train[order(index)]
-    check_labels(examples['label'], dataset.num_classes)
+    examples = dataset.read(dataset.train, order(index))
+    check_classes(dataset, examples['cond'])
     return {**examples, 'index': index}
 
   threads = min(8, os.cpu_count() or 1)
@@ -65,21 +65,24 @@ def train_iterator(
   return iter(grain.MapDataset.range(endless).map(batch).to_iter_dataset(ahead))
 
 
-def check_labels(label: np.ndarray, num_classes: int | None) -> None:
-  """Raises InputError for a label that is none of the classes; the network would clamp it."""
-  if num_classes is None or (label.min() >= 0 and label.max() < num_classes):
-    return
-  raise InputError(
-    f'config.dataset: an example has the label {label.min() if label.min() < 0 else label.max()}, '
-    f'which is not one of the {num_classes} classes'
-  )
+def check_classes(dataset: Dataset, cond: Mapping[str, np.ndarray]) -> None:
+  """Raises InputError for a value that is none of its classes; the network would clamp it."""
+  for name, field in dataset.cond.items():
+    values = cond[name]
+    if field.num_classes is None or (values.min() >= 0 and values.max() < field.num_classes):
+      continue
+    wrong = values.min() if values.min() < 0 else values.max()
+    raise InputError(
+      f'config.dataset: an example has the {name} {wrong}, which is not one of the '
+      f'{field.num_classes} classes'
+    )
 
 
-def batches(split: Split, batch_size: int) -> Iterator[Batch]:
+def batches(dataset: Dataset, split: Split, batch_size: int) -> Iterator[Batch]:
   """A split once, in order, with `index` the row in it; the last batch may be shorter."""
   for start in range(0, len(split), batch_size):
     index = np.arange(start, min(start + batch_size, len(split)))
-    yield {**split[index], 'index': index}
+    yield {**dataset.read(split, index), 'index': index}
 
 
 def _order(length: int, seed: int):

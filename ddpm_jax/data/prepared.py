@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 
 from ddpm_jax.data import pictures
-from ddpm_jax.data.dataset import Dataset, Decoded, held_out
+from ddpm_jax.data.dataset import Dataset, Decoded, held_out, labeled
 from ddpm_jax.data.fetched import on_this_host
 from ddpm_jax.data.image_folder import Side, check_size
 from ddpm_jax.errors import InputError
@@ -48,7 +48,7 @@ def tfds(
   pictures.color(background)
   builder = _find(name, data_dir)
   shape, num_classes = _features(builder, name, image_size)
-  labeled = num_classes is not None
+  has_labels = num_classes is not None
 
   def split(examples, mine: np.ndarray) -> Decoded:
     def read(rows: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
@@ -56,12 +56,13 @@ def tfds(
       for example in examples.__getitems__(mine[rows].tolist()):
         file, where = io.BytesIO(example['image']), f"config.dataset.name: an image of '{name}'"
         image = pictures.read(file, shape[-1], background, where)
-        yield pictures.square(image, image_size), example['label'] if labeled else 0
+        yield pictures.square(image, image_size), example['label'] if has_labels else 0
 
     return Decoded(read, len(mine), shape)
 
   train, test = (split(*part) for part in _parts(builder, name))
-  return Dataset(name, train, test, shape, num_levels=256, num_classes=num_classes)
+  cond = {} if num_classes is None else labeled(num_classes, train, test)
+  return Dataset(name, train, test, shape, 256, cond)
 
 
 def data_dirs(data_dir: str | None = None) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 from absl import logging
 from annotated_types import Interval, MinLen
 
-from ddpm_jax.data.dataset import Arrays, Dataset, held_out
+from ddpm_jax.data.dataset import Arrays, Dataset, held_out, labeled
 from ddpm_jax.data.fetched import on_this_host
 from ddpm_jax.data.image_folder import folder
 from ddpm_jax.data.mixture import mixture
@@ -32,7 +32,7 @@ def digits() -> Dataset:
 
   image, label = map(np.asarray, datasets.load_digits(return_X_y=True))
   train, test = _divided(image.reshape(-1, 8, 8, 1).astype(np.uint8), label, every=5)
-  return Dataset('digits', train, test, image_shape=(8, 8, 1), num_levels=17, num_classes=10)
+  return Dataset('digits', train, test, (8, 8, 1), 17, labeled(10, train, test))
 
 
 def arrays(
@@ -63,12 +63,11 @@ def arrays(
   if 'label' in content:
     num_classes = _num_classes([label for _, label in parts], path)
   if test_shape:
-    train, test = (Arrays(*part) for part in parts)
+    train, test = (Arrays(image, {'label': label}) for image, label in parts)
   else:
     train, test = _divided(*parts[0], every=10)
-  return Dataset(
-    path_of(path, 'config.dataset.path').stem, train, test, shape, num_levels, num_classes
-  )
+  cond = {} if num_classes is None else labeled(num_classes, train, test)
+  return Dataset(path_of(path, 'config.dataset.path').stem, train, test, shape, num_levels, cond)
 
 
 DATASETS: Mapping[str, Callable[..., Dataset]] = {
@@ -99,7 +98,8 @@ def load(name: str, **arguments) -> Dataset:
 
 def _divided(image: np.ndarray, label: np.ndarray, every: int) -> tuple[Arrays, Arrays]:
   test = held_out(label, every)
-  return Arrays(image[~test], label[~test]), Arrays(image[test], label[test])
+  train, held = (Arrays(image[rows], {'label': label[rows]}) for rows in (~test, test))
+  return train, held
 
 
 def _load(path: str) -> dict[str, np.ndarray]:

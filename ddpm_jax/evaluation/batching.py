@@ -12,7 +12,7 @@ from jax import Array
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ddpm_jax.data.dataset import Batch, Split
+from ddpm_jax.data.dataset import Batch, Dataset, Split
 
 
 def even_size(total: int, batch_size: int) -> int:
@@ -25,7 +25,7 @@ def even_size(total: int, batch_size: int) -> int:
 
 
 def map_batches(
-  function: Callable[[dict[str, Array]], Array],
+  function: Callable[[Batch], Array],
   batches: Iterable[Batch],
   size: int,
   advance: Callable[[int], Any] = lambda rows: None,
@@ -36,8 +36,8 @@ def map_batches(
   Each host works on its part of a batch, and all parts are gathered once.
 
   Args:
-    function: {name: (size / hosts, …)} -> (size / hosts, …), row by row.
-    batches: dicts of arrays with equally many rows, at most `size`; the same on every host.
+    function: a tree of arrays (size / hosts, …) -> (size / hosts, …), row by row.
+    batches: trees of arrays with equally many rows, at most `size`; the same on every host.
     size: a multiple of the number of devices.
     advance: told the number of rows done, after each batch.
   """
@@ -45,8 +45,8 @@ def map_batches(
   mine = slice(jax.process_index() * each, (jax.process_index() + 1) * each)
   parts = []
   for batch in batches:
-    rows = len(next(iter(batch.values())))
-    part = {name: pad(column, size)[mine] for name, column in batch.items()}
+    rows = len(jax.tree.leaves(batch)[0])
+    part = jax.tree.map(lambda column: pad(column, size)[mine], batch)
     found = np.asarray(function(jax.device_put(part, over_devices('data'))))
     parts.append(multihost_utils.process_allgather(found, tiled=True)[:rows])
     advance(rows)
@@ -68,6 +68,7 @@ def pad(column: np.ndarray, size: int) -> np.ndarray:
   return np.concatenate([column, np.repeat(column[-1:], size - len(column), axis=0)])
 
 
-def evenly(split: Split, limit: int) -> Batch:
+def evenly(dataset: Dataset, split: Split, limit: int) -> Batch:
   """At most `limit` examples, evenly spaced: a folder's are in the order of their classes."""
-  return split[np.linspace(0, len(split) - 1, min(limit, len(split))).round().astype(int)]
+  rows = np.linspace(0, len(split) - 1, min(limit, len(split))).round().astype(int)
+  return dataset.read(split, rows)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+
+from ddpm_jax.data.dataset import Batch
+from ddpm_jax.keys import example_keys, for_purpose
+from ddpm_jax.tasks.run import Run
 
 ROWS = 10
 COLUMNS = 10
@@ -18,3 +24,24 @@ def by_class(images: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
   rows = [images[labels == label][:COLUMNS] for label in classes]
   rows = [row for row in rows if len(row) == COLUMNS][:ROWS]
   return np.concatenate(rows) if rows else images[: ROWS * COLUMNS]
+
+
+def pairs(run: Run, batch: Batch, columns: int) -> np.ndarray:
+  """Rows of images, each above the row of their reconstructions: uint8 (2 N, H, W, C).
+
+  Args:
+    run: of a task that reconstructs.
+    batch: N examples, a multiple of `columns`.
+    columns: of the grid to be.
+  """
+  codec, frozen = run.experiment.codec, run.frozen['codec']
+  x, reconstruct = jnp.asarray(batch['x']), run.use.reconstruct
+  if reconstruct is None:
+    raise ValueError('the task reconstructs nothing')
+  seed = jax.random.key(run.config.seed)
+  keys = for_purpose(example_keys(seed, jnp.arange(len(x))), 'codec')
+  again = reconstruct(run.trained, run.frozen, x, batch['cond'])
+  encoded = codec.encode(frozen, x, keys)
+  both = np.stack([np.asarray(codec.decode(frozen, each)) for each in (encoded, again)])
+  rows = both.reshape(2, -1, columns, *both.shape[2:]).swapaxes(0, 1)
+  return rows.reshape(-1, *both.shape[2:])

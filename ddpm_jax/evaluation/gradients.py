@@ -13,8 +13,8 @@ import numpy as np
 import optax
 from jax import Array
 
-from ddpm_jax.training.experiment import Experiment, make_step
-from ddpm_jax.training.parallel import Parallel
+from ddpm_jax.training.job import Job
+from ddpm_jax.training.loop import make_step
 from ddpm_jax.training.state import TrainState
 
 
@@ -55,25 +55,22 @@ def relative_variance(seen: Tally) -> float:
   return (squares / count - mean_squared) / mean_squared if mean_squared > 0 else math.inf
 
 
-def gradient_noise(
-  experiment: Experiment, parallel: Parallel, state: TrainState, batches: Iterable[Any]
-) -> float:
+def gradient_noise(job: Job, state: TrainState, batches: Iterable[Any]) -> float:
   """The variance of the training loss's minibatch gradient, relative to its mean's square.
 
   It is `relative_variance` of the gradients that training would see next if its parameters stood
   still: over examples, times, noise and dropout, averaged over the batch, before any clipping.
 
   Args:
-    experiment: from `build`.
-    parallel: how the step runs.
+    job: of the training.
     state: of the training; its averages and its optimizer's state play no part.
     batches: two at least, as the training reads them.
   """
-  still = dataclasses.replace(experiment, optimizer=tally())
-  step = parallel.compile(make_step(still, parallel))
+  still, parallel = job._replace(task=job.task._replace(optimizer=tally())), job.parallel
+  step, frozen = parallel.compile(make_step(still)), parallel.place_state(job.frozen)
   state = parallel.place_state(
-    dataclasses.replace(state, opt_state=still.optimizer.init(state.params))
+    dataclasses.replace(state, opt_state=still.task.optimizer.init(state.params))
   )
   for batch in batches:
-    state, _ = step(state, parallel.place_batch(batch))
+    state, _ = step(state, frozen, parallel.place_batch(batch))
   return relative_variance(jax.device_get(state.opt_state))

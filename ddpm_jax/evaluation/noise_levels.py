@@ -5,7 +5,6 @@ The bins are the same for every path, so that networks trained on different sche
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -15,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ddpm_jax import data
+from ddpm_jax.data.dataset import Batch, Dataset
 from ddpm_jax.diffusion.schedules import Discrete, Schedule, interpolate
 from ddpm_jax.evaluation.batching import evenly
-from ddpm_jax.keys import example_keys
-from ddpm_jax.training.experiment import Experiment, denoiser
-from ddpm_jax.training.heldout import eps_errors
+from ddpm_jax.keys import example_keys, for_purpose
+from ddpm_jax.tasks.heldout import eps_errors
+from ddpm_jax.tasks.run import Run
 
 EDGES = tuple(range(-10, 11, 2))
 LEVELS = 8  # in each bin
@@ -47,8 +46,8 @@ def read_between(schedule: Schedule) -> Schedule:
   return interpolate(schedule)
 
 
-def make_bin_errors(experiment: Experiment, limit: int = 512) -> Callable[[Any], dict[Bin, float]]:
-  """Makes bin_errors(params) -> the mean of |eps_hat - eps|² in each bin of log-SNR.
+def make_bin_errors(run: Run, dataset: Dataset, limit: int = 512) -> Callable[[], dict[Bin, float]]:
+  """Makes bin_errors() -> the mean of |eps_hat - eps|² in each bin of log-SNR.
 
   It is the mean over dimensions, over at most `limit` test examples evenly spaced in the split, and
   over log-SNRs even in the bin. So it is the loss with weight `simple` there, whatever the training
@@ -56,24 +55,25 @@ def make_bin_errors(experiment: Experiment, limit: int = 512) -> Callable[[Any],
   and is the same at a level under every network and schedule whose bins are the same.
 
   Args:
-    experiment: of a denoiser, on the schedule that it learned, if any.
+    run: of a denoiser.
+    dataset: of the run, with its examples.
     limit: of examples.
   """
-  schedule = read_between(experiment.schedule)
-  bound = dataclasses.replace(experiment, schedule=schedule)
+  schedule = read_between(run.schedule)
   bins = bins_of(schedule)
-  batch = evenly(experiment.dataset.test, limit)
-  keys = example_keys(jax.random.key(experiment.config.seed), jnp.arange(len(batch['image'])))
+  batch = evenly(dataset, dataset.test, limit)
+  keys = example_keys(jax.random.key(run.config.seed), jnp.arange(len(batch['x'])))
+  judged: Any = run.use.denoiser
 
   @jax.jit
-  def errors(params: Any, batch: dict[str, Array], keys: Array, times: Array) -> Array:
-    x0 = data.scale(batch['image'], experiment.dataset.num_levels)
-    judged = denoiser(bound, params, {'label': batch['label']})
-    return eps_errors(schedule, judged, x0, times, keys)
+  def errors(params: Any, frozen: Any, batch: Batch, keys: Array, times: Array) -> Array:
+    codec = run.experiment.codec
+    x0 = codec.encode(frozen['codec'], batch['x'], for_purpose(keys, 'codec'))
+    return eps_errors(schedule, judged(params, batch['cond'], schedule), x0, times, keys)
 
-  def bin_errors(params: Any) -> dict[Bin, float]:
+  def bin_errors() -> dict[Bin, float]:
     times = jax.vmap(schedule.time)(jnp.asarray(midpoints(bins)))
-    values = np.asarray(errors(params, batch, keys, times), np.float64)
+    values = np.asarray(errors(run.trained, run.frozen, batch, keys, times), np.float64)
     return dict(zip(bins, values.reshape(len(bins), -1).mean(axis=1).tolist(), strict=True))
 
   return bin_errors

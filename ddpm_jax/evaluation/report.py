@@ -12,7 +12,9 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from ddpm_jax.data import Dataset, scale
+from ddpm_jax.codec import scale
+from ddpm_jax.condition import class_name, classes_in
+from ddpm_jax.data import Dataset
 from ddpm_jax.data.dataset import Batch, Split
 from ddpm_jax.evaluation.available import LEFT_OUT, Figures, Unavailable, collect
 from ddpm_jax.evaluation.baselines import gaussian_bits, histogram_bits
@@ -47,15 +49,22 @@ SIMPLE = (
 )
 
 
+class Images(NamedTuple):
+  """Images as floats in [-1, 1], (N, H, W, C), and their classes (N,); all zero without classes."""
+
+  images: np.ndarray
+  labels: np.ndarray
+
+
 class Real(NamedTuple):
-  """Real images: `train` and `test` hold floats 'image' in [-1, 1] and 'label'.
+  """Real images of both splits.
 
   `classifier` has seen `train` alone; it is None where there are no classes, or where none can be
   had of them, and then `unread` says why.
   """
 
-  train: Batch
-  test: Batch
+  train: Images
+  test: Images
   classifier: Classifier | None
   unread: str = ''
 
@@ -67,26 +76,32 @@ class Real(NamedTuple):
 
 def read_real(dataset: Dataset, limit: int = 10_000) -> Real:
   """At most `limit` images of each split, evenly spaced, and the classifier of those."""
-  splits = (some(split, limit, dataset) for split in (dataset.train, dataset.test))
-  train, test = ({**split, 'image': floats(split['image'], dataset.num_levels)} for split in splits)
-  if dataset.num_classes is None:  # as the samples are then: all of one class
-    train, test = ({**split, 'label': np.zeros_like(split['label'])} for split in (train, test))
+  train, test = (images_of(dataset, split, limit) for split in (dataset.train, dataset.test))
+  if class_name(dataset.cond) is None:
     return Real(train, test, None)
   try:
-    return Real(train, test, Classifier(train['image'], train['label']))
+    return Real(train, test, Classifier(*train))
   except Unavailable as error:
     return Real(train, test, None, str(error))
 
 
+def images_of(dataset: Dataset, split: Split, limit: int) -> Images:
+  """At most `limit` images of a split, with their classes."""
+  batch = some(split, limit, dataset)
+  labels = classes_in(dataset.cond, batch['cond'])
+  images = floats(batch['x'], dataset.num_levels)
+  return Images(images, np.zeros(len(images), np.int32) if labels is None else labels)
+
+
 def some(split: Split, limit: int, dataset: Dataset) -> Batch:
   """At most `limit` examples, evenly spaced, and at most NUMBERS pixels and channels of them."""
-  return evenly(split, max(1, min(limit, NUMBERS // math.prod(dataset.image_shape))))
+  most = max(1, min(limit, NUMBERS // math.prod(dataset.image_shape)))
+  return evenly(dataset, split, most)
 
 
 def real_figures(real: Real) -> Figures:
   """The classifier's accuracy on held-out images."""
-  test = real.test
-  accuracy = {'read_as_labeled': lambda: read_as(real, test['image'], test['label'])}
+  accuracy = {'read_as_labeled': lambda: read_as(real, *real.test)}
   return collect(accuracy) if real.labeled else {}
 
 
@@ -103,8 +118,8 @@ def sample_figures(samples: Samples, real: Real) -> Figures:
   labels = np.zeros(len(images), np.int32) if samples.labels is None else samples.labels
   train, test = of_classes(real.train, labels), of_classes(real.test, labels)
   figures: dict[str, Callable[[], Any]] = {
-    'spread_ratio': lambda: spread_ratio(images, labels, train['image'], train['label']),
-    'nearest_ratio': lambda: nearest_ratio(images, train['image'], test['image']),
+    'spread_ratio': lambda: spread_ratio(images, labels, *train),
+    'nearest_ratio': lambda: nearest_ratio(images, train.images, test.images),
   }
   if real.labeled:
     figures['read_as_asked'] = lambda: read_as(real, images, labels)
@@ -116,15 +131,15 @@ def floats(image: np.ndarray, num_levels: int) -> np.ndarray:
   return np.asarray(scale(jnp.asarray(image), num_levels))
 
 
-def of_classes(batch: Batch, labels: np.ndarray) -> Batch:
-  """The examples whose class is among the labels."""
-  rows = np.isin(batch['label'], labels)
-  return {name: column[rows] for name, column in batch.items()}
+def of_classes(real: Images, labels: np.ndarray) -> Images:
+  """The images whose class is among the labels."""
+  rows = np.isin(real.labels, labels)
+  return Images(*(column[rows] for column in real))
 
 
 def baseline_figures(dataset: Dataset, limit: int = 10_000) -> Figures:
   """Test bits/dim of the simple models, fitted to at most `limit` training images."""
-  train, test = (some(split, limit, dataset)['image'] for split in (dataset.train, dataset.test))
+  train, test = (some(split, limit, dataset)['x'] for split in (dataset.train, dataset.test))
   uniform = math.log2(dataset.num_levels)
 
   def bits(model: Any) -> float:

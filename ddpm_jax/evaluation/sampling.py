@@ -6,7 +6,8 @@ import functools
 import io
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -15,14 +16,16 @@ import numpy as np
 from etils import epath
 from jax import Array
 
-from ddpm_jax.data import to_uint8
+from ddpm_jax.condition import Cond, Spec, class_name
 from ddpm_jax.errors import InputError
 from ddpm_jax.evaluation.batching import even_size, map_batches, replicate
 from ddpm_jax.files import whole
 from ddpm_jax.keys import example_keys
 from ddpm_jax.stores import is_store, reaching
-from ddpm_jax.training.denoising import Picture, warn_unstable
-from ddpm_jax.training.experiment import Experiment, generate
+from ddpm_jax.tasks.drawing import Picture, warn_unstable
+from ddpm_jax.tasks.run import Run
+
+COND = 'cond_'  # before the name of an entry of the condition, in a file
 
 # What samples there are: the stem of the file that they are kept in, and words for them.
 KINDS = {
@@ -36,8 +39,9 @@ class Samples(NamedTuple):
   """Pictures and where they come from.
 
   Attributes:
-    images: uint8 (N, H, W, C), 255 (x + 1) / 2 rounded.
+    images: uint8 (N, H, W, C); of pixels, 255 (x + 1) / 2 rounded.
     labels: int32 (N,), the classes asked for; None where there are no classes.
+    cond: the other entries of the condition that was asked for, name -> (N, …).
     record: 'step' of the checkpoint, 'seed', 'evaluations' of the network for each sample, the
       'sampler', its settings, and the 'kind', a key of KINDS; of those with a picture 'init_image'
       and 'mask', each its path and the hash of the file, 'strength' and 'resample'.
@@ -46,6 +50,7 @@ class Samples(NamedTuple):
   images: np.ndarray
   labels: np.ndarray | None
   record: dict[str, Any]
+  cond: Mapping[str, np.ndarray] = MappingProxyType({})
 
   @property
   def free(self) -> bool:
@@ -57,26 +62,24 @@ class Samples(NamedTuple):
 
 
 def draw_samples(
-  experiment: Experiment,
-  params: Any,
+  run: Run,
   num: int,
-  labels: np.ndarray | None,
+  cond: Cond,
   *,
   seed: int,
   batch_size: int,
   picture: Picture | None = None,
   advance: Callable[[int], Any] = lambda rows: None,
 ) -> np.ndarray:
-  """The samples number 0 … num - 1 of a seed: uint8 (num, H, W, C).
+  """The samples number 0 … num - 1 of a seed as pictures: uint8 (num, H, W, C).
 
-  Sample n depends on its label and its key, fold_in(key(seed), n), alone: neither the batch size
-  nor the number of devices changes it, to rounding.
+  Sample n depends on its condition and its key, fold_in(key(seed), n), alone: neither the batch
+  size nor the number of devices changes it, to rounding.
 
   Args:
-    experiment: with the sampler's settings in its config.
-    params: of the network.
+    run: with the sampler's settings in its config.
     num: how many.
-    labels: (num,), or None for an unconditional network.
+    cond: of each, (num, …); {} for an unconditional network.
     seed: of the noise.
     batch_size: samples at a time, over all devices.
     picture: what they begin with or are drawn around.
@@ -84,46 +87,64 @@ def draw_samples(
   """
 
   @jax.jit
-  def draw(params: Any, key: Array, batch: dict[str, Array]) -> Array:
+  def draw(params: Any, frozen: Any, key: Array, batch: dict[str, Any]) -> Array:
     keys = example_keys(key, batch['number'])
-    cond = {name: column for name, column in batch.items() if name == 'label'}
-    return to_uint8(generate(experiment, params, cond, keys, **options))
+    samples = run.use.generate(params, frozen, batch['cond'], keys, **options)
+    return run.experiment.codec.decode(frozen['codec'], samples)
 
-  warn_unstable(experiment, 1.0 if picture is None else picture.strength)
+  warn_unstable(run.experiment, 1.0 if picture is None else picture.strength)
   options = {} if picture is None else {'picture': picture}
-  columns = {'number': np.arange(num, dtype=np.int32)}
-  if labels is not None:
-    columns['label'] = labels
+  every = {'number': np.arange(num, dtype=np.int32), 'cond': cond}
   size = even_size(num, batch_size)
   batches = (
-    {name: column[start : start + size] for name, column in columns.items()}
+    jax.tree.map(lambda column, start=start: column[start : start + size], every)
     for start in range(0, num, size)
   )
-  params, key = replicate((params, jax.random.key(seed)))
-  return map_batches(functools.partial(draw, params, key), batches, size, advance)
+  params, frozen, key = replicate((run.trained, run.frozen, jax.random.key(seed)))
+  return map_batches(functools.partial(draw, params, frozen, key), batches, size, advance)
 
 
-def draw_path(
-  experiment: Experiment, params: Any, labels: np.ndarray | None, num: int, **options: Any
-) -> np.ndarray:
-  """The way from noise to the samples number 0 … num - 1 of the config's seed: uint8 (N + 1, num,
-  H, W, C), at each time and last the sample.
+def draw_path(run: Run, cond: Cond, num: int, **options: Any) -> np.ndarray:
+  """The way from noise to the samples number 0 … num - 1 of the config's seed, as pictures: uint8
+  (N + 1, num, H, W, C), at each time and last the sample.
   """
 
   @jax.jit
-  def draw(params: Any, cond: dict[str, Array], keys: Array) -> Array:
-    return to_uint8(generate(experiment, params, cond, keys, return_path=True, **options)[1])
+  def draw(params: Any, frozen: Any, cond: Cond, keys: Array) -> Array:
+    _, path = run.use.generate(params, frozen, cond, keys, return_path=True, **options)
+    return jax.lax.map(lambda z: run.experiment.codec.decode(frozen['codec'], z), path)
 
-  keys = example_keys(jax.random.key(experiment.config.seed), jnp.arange(num))
-  cond = {} if labels is None else {'label': labels[:num]}
-  return np.asarray(draw(params, cond, keys))
+  keys = example_keys(jax.random.key(run.config.seed), jnp.arange(num))
+  some = jax.tree.map(lambda column: column[:num], cond)
+  return np.asarray(draw(run.trained, run.frozen, some, keys))
+
+
+def samples_of(
+  images: np.ndarray, cond: Mapping[str, np.ndarray], spec: Spec, record: dict[str, Any]
+) -> Samples:
+  """Samples with the condition that was asked for, whose one class, if any, is their label."""
+  name = class_name(spec)
+  others = {key: np.asarray(values) for key, values in cond.items() if key != name}
+  labels = None if name is None else np.asarray(cond[name], np.int32)
+  return Samples(images, labels, record, others)
+
+
+def cond_of(samples: Samples, spec: Spec) -> dict[str, np.ndarray]:
+  """The whole condition that samples were drawn under."""
+  name, labels = class_name(spec), samples.labels
+  label = {} if name is None or labels is None else {name: labels}
+  return {**samples.cond, **label}
 
 
 def save_samples(path: epath.Path, samples: Samples) -> None:
-  """Writes an .npz as ADM's: arr_0 the images, arr_1 the labels if any; and the record, in JSON."""
-  arrays = {'arr_0': samples.images}
+  """Writes an .npz as ADM's: arr_0 the images, arr_1 the labels if any, and the record, in JSON.
+
+  Each other entry of the condition is cond_NAME, (N, …).
+  """
+  arrays: dict[str, Any] = {'arr_0': samples.images}
   if samples.labels is not None:
     arrays['arr_1'] = samples.labels
+  arrays |= {f'{COND}{name}': values for name, values in samples.cond.items()}
   with whole(path) as part:
     np.savez(part, **arrays, record=json.dumps(samples.record))
 
@@ -138,7 +159,8 @@ def load_samples(path: epath.Path, workdir: epath.Path | None = None) -> Samples
   try:
     with np.load(opened(path), allow_pickle=False) as file:
       labels = file.get('arr_1', None)
-      return checked(Samples(file['arr_0'], labels, json.loads(str(file['record']))))
+      cond = {key.removeprefix(COND): file[key] for key in file.files if key.startswith(COND)}
+      return checked(Samples(file['arr_0'], labels, json.loads(str(file['record'])), cond))
   except FileNotFoundError:
     raise InputError(f'{path}: does not exist; draw samples by {command}') from None
   except (OSError, ValueError, KeyError, EOFError, RecursionError, zipfile.BadZipFile) as error:
@@ -155,11 +177,16 @@ def opened(path: epath.Path) -> epath.Path | io.BytesIO:
 
 def checked(samples: Samples) -> Samples:
   """The samples as read; raises ValueError where they are none, or have no record of theirs."""
-  images, labels, record = samples
+  images, labels, record, cond = samples
   if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
     raise ValueError(f'arr_0 is {images.dtype} {images.shape}, not uint8 (N, H, W, C)')
   if labels is not None and (labels.dtype.kind not in 'iu' or labels.shape != (len(images),)):
     raise ValueError(f'arr_1 is {labels.dtype} {labels.shape}, not {len(images)} integers')
+  for name, values in cond.items():
+    if values.shape[:1] != (len(images),):
+      raise ValueError(
+        f'{COND}{name} has shape {values.shape}, and there are {len(images)} samples'
+      )
   kinds = {'step': int, 'seed': int, 'evaluations': int | None, 'sampler': dict}
   if not isinstance(record, dict) or record.get('kind', 'free') not in KINDS:
     raise ValueError('its record is of something else')

@@ -17,37 +17,39 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ddpm_jax.condition import Cond
 from ddpm_jax.diffusion.parameterization import network_input
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.keys import example_keys
 from ddpm_jax.samplers import NOISES, Sampler, Step, num_evaluations
-from ddpm_jax.training.denoising import drawing
-from ddpm_jax.training.experiment import Experiment, generate, init_params
+from ddpm_jax.tasks.drawing import drawing, evaluations, generate, route_of
+from ddpm_jax.tasks.experiment import Experiment
+from ddpm_jax.tasks.table import make_task
 
 
 class Batch(NamedTuple):
   """What the samples of one run are drawn from."""
 
   params: Any
-  cond: dict[str, Array]
+  cond: Cond
   keys: Array
 
 
 def make_batch(experiment: Experiment) -> Batch:
   """As many samples as config.evaluation.batch_size."""
   size = experiment.config.evaluation.batch_size
-  labels = experiment.dataset.balanced_labels(size)
-  cond = {} if labels is None else {'label': jnp.asarray(labels)}
   keys = example_keys(jax.random.key(experiment.config.seed), jnp.arange(size))
-  return Batch(init_params(experiment)['network'], cond, keys)
+  params, _ = make_task(experiment).init(None)
+  return Batch(params['network'], jax.device_put(experiment.dataset.some_cond(size)), keys)
 
 
 def make_program(experiment: Experiment) -> Callable[[Batch], Array]:
   """The run as one compiled program."""
+  route = route_of(experiment)
 
   @jax.jit
   def draw(batch: Batch) -> Array:
-    return generate(experiment, *batch)
+    return generate(experiment, batch.params, route, batch.cond, batch.keys)
 
   return draw
 
@@ -55,9 +57,10 @@ def make_program(experiment: Experiment) -> Callable[[Batch], Array]:
 def make_loop(experiment: Experiment) -> Callable[[Batch], Array]:
   """The same run as a loop in Python over the compiled network: one dispatch for each operation."""
   experiment = dataclasses.replace(experiment, network=jax.jit(experiment.network))
+  route = route_of(experiment)
 
   def draw(batch: Batch) -> Array:
-    return step_by_step(**drawing(experiment, *batch))
+    return step_by_step(**drawing(experiment, batch.params, route, batch.cond, batch.keys))
 
   return draw
 
@@ -88,20 +91,22 @@ def make_network_alone(experiment: Experiment) -> Callable[[Batch], Array]:
 
   Guidance evaluates twice the batch at once, and here so too.
   """
-  shape = experiment.dataset.image_shape
-  evaluations = num_evaluations(experiment.sampler, experiment.times.shape[0])
-  repeats = experiment.kind.evaluations(experiment) // evaluations
+  shape, (path, times) = experiment.codec.shape, route_of(experiment)
+  sampler: Any = experiment.sampler
+  parameterization: Any = experiment.parameterization
+  once = num_evaluations(sampler, times.shape[0])
+  repeats = (evaluations(experiment) or once) // once
 
   @jax.jit
-  def network(batch: Batch, x: Array, label: Array, cond: dict[str, Array]) -> Array:
+  def network(batch: Batch, x: Array, label: Array, cond: Cond) -> Array:
     return experiment.network(batch.params, x, label, cond)[..., : shape[-1]]
 
   def draw(batch: Batch) -> Array:
-    cond = {name: jnp.tile(column, repeats) for name, column in batch.cond.items()}
+    cond = jax.tree.map(lambda column: jnp.concatenate([column] * repeats), batch.cond)
     x = jnp.zeros((repeats * len(batch.keys), *shape))
-    t = jnp.broadcast_to(experiment.times[0], x.shape[:1])
-    x, label = network_input(experiment.parameterization, experiment.path, x, t)
-    for _ in range(evaluations):
+    t = jnp.broadcast_to(times[0], x.shape[:1])
+    x, label = network_input(parameterization, path, x, t)
+    for _ in range(once):
       x = network(batch, x, label, cond)
     return x
 

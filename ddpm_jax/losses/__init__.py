@@ -1,10 +1,11 @@
 """Loss variants: predicted quantity × weight × distance under laws of t and noise; whole functions.
 
-A loss is `loss(problem, params, state, batch, keys) -> LossOutput(values (B,), metrics, state)`. It
-sees batch['image'] as float in [-1, 1], and never reduces over the batch. LOSSES maps names to such
-functions; those that are products start from the factors of PRESETS, each of which a flag may
-replace, as in --config.loss.time_law=stratified. A loss with parameters or a state of its own says
-how they begin, by `starts_with`.
+A loss is `loss(context, params, state, batch, keys) -> LossOutput(values (B,), metrics, state)`. A
+batch has 'x', what is diffused (B, …), which for pixels is in [-1, 1]; 'cond', the condition; and
+'index' (B,). A loss never reduces over the batch. LOSSES maps names to such functions; those that
+are products start from the factors of PRESETS, each of which a flag may replace, as in
+--config.loss.time_law=stratified. A loss with parameters or a state of its own says how they begin,
+by `starts_with`.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from typing import Any
 
 from ddpm_jax.losses import distances, time_laws, weights
 from ddpm_jax.losses.consistency import consistency_distillation, consistency_training
+from ddpm_jax.losses.context import Factors, Loss, LossContext, LossOutput, start, starts_with
 from ddpm_jax.losses.distances import DISTANCES
 from ddpm_jax.losses.distillation import progressive
 from ddpm_jax.losses.evidence import elbo
 from ddpm_jax.losses.hybrid import hybrid
 from ddpm_jax.losses.noise_laws import NOISE_LAWS
-from ddpm_jax.losses.problem import Factors, Loss, LossOutput, Problem, start, starts_with
 from ddpm_jax.losses.product import product
 from ddpm_jax.losses.score_matching import denoising_score, sliced_score
 from ddpm_jax.losses.time_laws import TIME_LAWS
@@ -103,8 +104,8 @@ __all__ = [
   'WEIGHTS',
   'Factors',
   'Loss',
+  'LossContext',
   'LossOutput',
-  'Problem',
   'make_factors',
   'start',
   'starts_with',

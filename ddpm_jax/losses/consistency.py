@@ -30,7 +30,7 @@ from ddpm_jax.diffusion.parameterization import ConsistencyRow, Denoiser, EDMRow
 from ddpm_jax.diffusion.process import q_sample
 from ddpm_jax.diffusion.schedules import Discrete, Schedule
 from ddpm_jax.keys import Keys, for_purpose
-from ddpm_jax.losses.problem import LossOutput, Problem, noise_like, starts_with
+from ddpm_jax.losses.context import Batch, LossContext, LossOutput, noise_like, starts_with
 from ddpm_jax.losses.variational import training_denoiser
 
 RHO = 7.0
@@ -40,28 +40,30 @@ Scale = Annotated[float, Interval(ge=1e-6, le=100)]
 LogLevel = Annotated[float, Interval(ge=-20, le=20)]
 
 
-def begin_training(problem: Problem, params: dict, key: Array, **options: Any) -> tuple[Any, Array]:
+def begin_training(
+  context: LossContext, params: dict, key: Array, **options: Any
+) -> tuple[Any, Array]:
   """No parameters of its own; the state counts the steps."""
   del params, key, options
-  check(problem)
+  check(context)
   return {}, jnp.zeros((), jnp.int32)
 
 
 def begin_distillation(
-  problem: Problem, params: dict, key: Array, **options: Any
+  context: LossContext, params: dict, key: Array, **options: Any
 ) -> tuple[Any, Any]:
-  """The teacher is what training begins with."""
-  del key, options
-  check(problem)
-  return {}, {'teacher': jax.tree.map(jnp.array, params['network'])}
+  """No parameters and no state of its own."""
+  del params, key, options
+  check(context)
+  return {}, ()
 
 
 @starts_with(begin_training)
 def consistency_training(
-  problem: Problem,
+  context: LossContext,
   params: dict,
   state: Any,
-  batch: dict[str, Array],
+  batch: Batch,
   keys: Keys,
   *,
   first_steps: Levels = 10,
@@ -77,10 +79,10 @@ def consistency_training(
   step of it without bias; what is left of the error falls with the gap between levels.
 
   Args:
-    problem: of a continuous schedule and the parameterization `consistency`.
+    context: of a continuous schedule and the parameterization `consistency`.
     params: {'network'}.
     state: the number of steps made.
-    batch: images in [-1, 1].
+    batch: 'x' is what is diffused.
     keys: the step's.
     first_steps: N at first.
     last_steps: N at most.
@@ -91,24 +93,23 @@ def consistency_training(
   """
   exponent = jnp.minimum(state // double_every, 30)
   count = jnp.minimum(float(first_steps) * 2.0**exponent, float(last_steps))
-  n_s, n_t = neighbors(problem, keys, count, mean, std)
-  s, t = (times(problem.schedule, n) for n in (n_s, n_t))
-  eps = noise_like(batch['image'], keys)
+  n_s, n_t = neighbors(context, keys, count, mean, std)
+  s, t = (times(context.schedule, n) for n in (n_s, n_t))
+  eps = noise_like(batch['x'], keys)
   xs, xt = (
-    jax.vmap(q_sample, (None, 0, 0, 0))(problem.schedule, batch['image'], time, eps)
-    for time in (s, t)
+    jax.vmap(q_sample, (None, 0, 0, 0))(context.schedule, batch['x'], time, eps) for time in (s, t)
   )
-  student = training_denoiser(problem, params, batch, keys)
+  student = training_denoiser(context, params, batch, keys)
   values = distance(student, xs, s, xt, t, huber) / (n_t - n_s)
   return LossOutput(values, {'levels': jnp.full_like(values, count)}, state + 1)
 
 
 @starts_with(begin_distillation)
 def consistency_distillation(
-  problem: Problem,
+  context: LossContext,
   params: dict,
   state: Any,
-  batch: dict[str, Array],
+  batch: Batch,
   keys: Keys,
   *,
   num_steps: Levels = 18,
@@ -124,23 +125,25 @@ def consistency_distillation(
   those of `consistency_training`, where the paper of distillation has others.
 
   Args:
-    problem: of a continuous schedule and the parameterization `consistency`.
+    context: of a continuous schedule and the parameterization `consistency`; frozen['teacher'] is a
+      network's.
     params: {'network'}.
-    state: {'teacher'}.
-    batch: images in [-1, 1].
+    state: ().
+    batch: 'x' is what is diffused.
     keys: the step's.
     num_steps: N.
     huber: c over √dimensions.
     mean: of log n, before it is cut to the grid's range.
     std: its deviation.
   """
-  n_s, n_t = neighbors(problem, keys, jnp.asarray(float(num_steps)), mean, std)
-  s, t = (times(problem.schedule, n) for n in (n_s, n_t))
-  eps = noise_like(batch['image'], keys)
-  xt = jax.vmap(q_sample, (None, 0, 0, 0))(problem.schedule, batch['image'], t, eps)
-  teacher = training_denoiser(of_teacher(problem), {'network': state['teacher']}, batch, keys)
-  xs = jax.lax.stop_gradient(heun_step(problem.schedule, teacher, xt, s, t))
-  student = training_denoiser(problem, params, batch, keys)
+  n_s, n_t = neighbors(context, keys, jnp.asarray(float(num_steps)), mean, std)
+  s, t = (times(context.schedule, n) for n in (n_s, n_t))
+  eps = noise_like(batch['x'], keys)
+  xt = jax.vmap(q_sample, (None, 0, 0, 0))(context.schedule, batch['x'], t, eps)
+  params_of_teacher = {'network': context.frozen['teacher']}
+  teacher = training_denoiser(of_teacher(context), params_of_teacher, batch, keys)
+  xs = jax.lax.stop_gradient(heun_step(context.schedule, teacher, xt, s, t))
+  student = training_denoiser(context, params, batch, keys)
   values = distance(student, xs, s, xt, t, huber) / (n_t - n_s)
   return LossOutput(values, {}, state)
 
@@ -170,10 +173,10 @@ def heun_step(schedule: Schedule, denoiser: Denoiser, xt: Array, s: Array, t: Ar
 
 
 def neighbors(
-  problem: Problem, keys: Keys, count: Array, mean: float, std: float
+  context: LossContext, keys: Keys, count: Array, mean: float, std: float
 ) -> tuple[Array, Array]:
   """Levels n_i and n_{i+1} of a grid of `count` cells for each example, both (B,)."""
-  low, high = ends(problem)
+  low, high = ends(context)
   first, last = low ** (1 / RHO), high ** (1 / RHO)
 
   def example(key: Array) -> tuple[Array, Array]:
@@ -187,10 +190,10 @@ def neighbors(
   return jax.vmap(example)(for_purpose(keys.examples, 'time'))
 
 
-def ends(problem: Problem) -> tuple[Array, Array]:
+def ends(context: LossContext) -> tuple[Array, Array]:
   """The first level, where f(x) = x / alpha, and the last."""
-  row: Any = problem.parameterization.row
-  return jnp.asarray(row.sigma_min), jnp.exp(-problem.schedule.log_snr(problem.schedule.t_max) / 2)
+  row: Any = context.parameterization.row
+  return jnp.asarray(row.sigma_min), jnp.exp(-context.schedule.log_snr(context.schedule.t_max) / 2)
 
 
 def times(schedule: Schedule, n: Array) -> Array:
@@ -198,20 +201,20 @@ def times(schedule: Schedule, n: Array) -> Array:
   return jax.vmap(schedule.time)(-2 * jnp.log(n))
 
 
-def of_teacher(problem: Problem) -> Problem:
-  """The problem of the teacher: a denoiser that was trained under `edm`, without dropout."""
-  row: Any = problem.parameterization.row
-  parameterization = dataclasses.replace(problem.parameterization, row=EDMRow(row.sigma_data))
-  return dataclasses.replace(problem, parameterization=parameterization, train=False)
+def of_teacher(context: LossContext) -> LossContext:
+  """The context of the teacher: a denoiser that was trained under `edm`, without dropout."""
+  row: Any = context.parameterization.row
+  parameterization = dataclasses.replace(context.parameterization, row=EDMRow(row.sigma_data))
+  return dataclasses.replace(context, parameterization=parameterization, train=False)
 
 
-def check(problem: Problem) -> None:
+def check(context: LossContext) -> None:
   """Refuses what has no boundary, no times between, or no end.
 
   Raises:
     ValueError: naming what it is.
   """
-  row, schedule = problem.parameterization.row, problem.schedule
+  row, schedule = context.parameterization.row, context.schedule
   if not isinstance(row, ConsistencyRow):
     raise ValueError(
       "parameterization: a consistency loss needs 'consistency', whose x0 is exactly "

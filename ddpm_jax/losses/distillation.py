@@ -13,7 +13,14 @@ from jax import Array
 from ddpm_jax.diffusion.parameterization import split_variance
 from ddpm_jax.diffusion.process import q_sample
 from ddpm_jax.keys import Keys
-from ddpm_jax.losses.problem import LossOutput, Problem, apply_network, noise_like, starts_with
+from ddpm_jax.losses.context import (
+  Batch,
+  LossContext,
+  LossOutput,
+  apply_network,
+  noise_like,
+  starts_with,
+)
 from ddpm_jax.losses.product import errors
 from ddpm_jax.losses.time_laws import uniforms
 from ddpm_jax.losses.variational import training_denoiser
@@ -23,28 +30,28 @@ Steps = Annotated[int, Interval(ge=1, le=500_000)]
 
 
 def begin(
-  problem: Problem,
+  context: LossContext,
   params: dict,
   key: Array,
   *,
   num_steps: Steps = 8,
-) -> tuple[Any, dict[str, Any]]:
-  """The teacher is what training begins with; refuses more steps than a chain has."""
-  del key
+) -> tuple[Any, Any]:
+  """No parameters and no state of its own; refuses more steps than a chain has."""
+  del params, key
   try:
-    time_grid('trailing', problem.schedule, 2 * num_steps)
+    time_grid('trailing', context.schedule, 2 * num_steps)
   except ValueError as error:
     mend = str(error).partition(': ')[2]
     raise ValueError(f"num_steps: {num_steps}, of the teacher's twice: {mend}") from error
-  return {}, {'teacher': jax.tree.map(jnp.array, params['network'])}
+  return {}, ()
 
 
 @starts_with(begin)
 def progressive(
-  problem: Problem,
+  context: LossContext,
   params: dict,
   state: Any,
-  batch: dict[str, Array],
+  batch: Batch,
   keys: Keys,
   *,
   num_steps: Steps = 8,
@@ -63,20 +70,20 @@ def progressive(
   Reference: Salimans and Ho 2022, https://arxiv.org/abs/2202.00512, algorithm 2 and appendix G.
 
   Args:
-    problem: its law of t and of the noise are not used.
+    context: its law of t and of the noise are not used; frozen['teacher'] is a network's.
     params: {'network'}.
-    state: {'teacher'}.
-    batch: images in [-1, 1].
+    state: ().
+    batch: 'x' is what is diffused.
     keys: the step's.
     num_steps: of the student's sampler; the teacher makes twice as many.
   """
-  schedule, x0 = problem.schedule, batch['image']
+  schedule, x0 = context.schedule, batch['x']
   grid = time_grid('trailing', schedule, 2 * num_steps)
   place = 2 * jnp.floor(num_steps * uniforms(keys.step, batch['index'])).astype(int)
   t, m = grid[place], grid[place + 1]
   xt = jax.vmap(q_sample, (None, 0, 0, 0))(schedule, x0, t, noise_like(x0, keys))
-  fixed = dataclasses.replace(problem, train=False)
-  teacher = training_denoiser(fixed, {'network': state['teacher']}, batch, keys)
+  fixed = dataclasses.replace(context, train=False)
+  teacher = training_denoiser(fixed, {'network': context.frozen['teacher']}, batch, keys)
   # The data comes after the last time.
   alphas = jnp.append(jax.vmap(schedule.alpha)(grid), 1.0)
   sigmas = jnp.append(jax.vmap(schedule.sigma)(grid), 0.0)
@@ -84,8 +91,8 @@ def progressive(
   x = ddim_step(xt, teacher(xt, t).x0, of_t, of_m)
   x = ddim_step(x, teacher(x, m).x0, of_m, of_s)
   x_tilde, eps_tilde = jax.lax.stop_gradient(jax.vmap(target)(xt, x, *of_t, *of_s))
-  prediction, _ = split_variance(apply_network(problem, params, xt, t, batch, keys), xt)
-  return LossOutput(errors(problem, prediction, x_tilde, eps_tilde, t), {}, state)
+  prediction, _ = split_variance(apply_network(context, params, xt, t, batch, keys), xt)
+  return LossOutput(errors(context, prediction, x_tilde, eps_tilde, t), {}, state)
 
 
 def ddim_step(xt: Array, x0: Array, of_t: tuple[Array, Array], of_s: tuple[Array, Array]) -> Array:

@@ -15,14 +15,21 @@ from ddpm_jax.diffusion.parameterization import read_batch, split_variance
 from ddpm_jax.diffusion.process import Denoised, q_posterior, reverse
 from ddpm_jax.diffusion.schedules import Discrete
 from ddpm_jax.keys import Keys
-from ddpm_jax.losses.problem import LossOutput, Problem, apply_network, law_start, starts_with
+from ddpm_jax.losses.context import (
+  Batch,
+  LossContext,
+  LossOutput,
+  apply_network,
+  law_start,
+  starts_with,
+)
 from ddpm_jax.losses.product import add_noise, errors, remember
 
 Weight = Annotated[float, Interval(ge=0, le=1000)]
 
 
 def new_hybrid(
-  problem: Problem,
+  context: LossContext,
   params: dict,
   key: Array,
   *,
@@ -34,20 +41,20 @@ def new_hybrid(
     ValueError: unless the schedule is a chain of two steps or more.
   """
   del params, key, vlb_weight
-  schedule = problem.schedule
+  schedule = context.schedule
   if not isinstance(schedule, Discrete) or schedule.num_steps < 2:
     raise ValueError(
       "'hybrid' sums over the steps of a chain, two or more; continuous time has 'variational'"
     )
-  return {}, law_start(problem)
+  return {}, law_start(context)
 
 
 @starts_with(new_hybrid)
 def hybrid(
-  problem: Problem,
+  context: LossContext,
   params: dict,
   state: Any,
-  batch: dict[str, Array],
+  batch: Batch,
   keys: Keys,
   *,
   vlb_weight: Weight = 0.001,
@@ -64,29 +71,29 @@ def hybrid(
   Args:
     vlb_weight: of the bound.
   """
-  noised = add_noise(problem, state, batch, keys)
-  output = apply_network(problem, params, noised.xt, noised.t, batch, keys)
+  noised = add_noise(context, state, batch, keys)
+  output = apply_network(context, params, noised.xt, noised.t, batch, keys)
   prediction, _ = split_variance(output, noised.xt)
-  simple = errors(problem, prediction, noised.x0, noised.eps, noised.t)
+  simple = errors(context, prediction, noised.x0, noised.eps, noised.t)
 
-  denoised = read_batch(problem.parameterization, problem.schedule, output, noised.xt, noised.t)
+  denoised = read_batch(context.parameterization, context.schedule, output, noised.xt, noised.t)
   denoised = denoised._replace(x0=jax.lax.stop_gradient(denoised.x0))
-  vlb = jax.vmap(chain_bound, (None, 0, 0, 0, 0))(problem, denoised, noised.x0, noised.xt, noised.t)
+  vlb = jax.vmap(chain_bound, (None, 0, 0, 0, 0))(context, denoised, noised.x0, noised.xt, noised.t)
 
   values = simple + vlb_weight * vlb
   parts = {'simple': noised.correction * simple, 'vlb': noised.correction * vlb}
-  state = remember(problem, state, noised.t, values)
+  state = remember(context, state, noised.t, values)
   return LossOutput(noised.correction * values, parts, state)
 
 
-def chain_bound(problem: Problem, denoised: Denoised, x0: Array, xt: Array, t: Array) -> Array:
+def chain_bound(context: LossContext, denoised: Denoised, x0: Array, xt: Array, t: Array) -> Array:
   """T times the bound's term at t, in bits/dim, for one example.
 
   It is KL(q(x_{t-1} | xt, x0) ‖ p(x_{t-1} | xt)), and at t = 1 -log p(x0 | x_1), discretized to the
   data's levels. Each of the two is kept finite at the times of the other.
   """
-  schedule: Any = problem.schedule
-  variance = problem.parameterization.head.variance
+  schedule: Any = context.schedule
+  variance = context.parameterization.head.variance
   step = jnp.maximum(t, 2)
   posterior = q_posterior(schedule, x0, xt, step - 1, step)
   kl = posterior.kl(reverse(schedule, denoised, xt, step - 1, step, variance))
@@ -94,5 +101,5 @@ def chain_bound(problem: Problem, denoised: Denoised, x0: Array, xt: Array, t: A
   first = t == 1
   spread = RECONSTRUCTION_VARIANCES[variance](schedule, denoised, 1, 2)
   decoder = Gaussian(jnp.where(first, denoised.x0, x0), spread)
-  decoding = -decoder.discretized_log_prob(x0, problem.num_levels)
+  decoding = -decoder.discretized_log_prob(x0, context.codec.levels('the bound'))
   return schedule.num_steps * bits_per_dim(jnp.where(first, decoding, kl), x0)

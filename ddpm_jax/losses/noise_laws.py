@@ -1,4 +1,4 @@
-"""Laws of the noise: (problem, batch, keys) -> (eps, shown), both like batch['image'].
+"""Laws of the noise: (context, batch, keys) -> (eps, shown), both like batch['x'].
 
 `eps` is the noise that the target knows, `shown` the noise that the network sees: xt is
 alpha x0 + sigma shown. But for `white`, the best denoiser is no longer that of the data under the
@@ -16,13 +16,13 @@ from jax import Array
 from optax.assignment import hungarian_algorithm
 
 from ddpm_jax.keys import Keys, for_purpose
-from ddpm_jax.losses.problem import Problem, noise_like, white
+from ddpm_jax.losses.context import Batch, LossContext, noise_like, white
 
 Scale = Annotated[float, Interval(ge=0, le=100)]
 
 
 def offset(
-  problem: Problem, batch: dict[str, Array], keys: Keys, *, scale: Scale = 0.1
+  context: LossContext, batch: Batch, keys: Keys, *, scale: Scale = 0.1
 ) -> tuple[Array, Array]:
   """eps = z + scale m, with z white and m one standard normal for each channel of an example.
 
@@ -33,7 +33,7 @@ def offset(
 
   Reference: Guttenberg 2023, https://www.crosslabs.org/blog/diffusion-with-offset-noise.
   """
-  z, _ = white(problem, batch, keys)
+  z, _ = white(context, batch, keys)
 
   def means(key: Array) -> Array:
     return jax.random.normal(key, z.shape[-1:], z.dtype)
@@ -44,7 +44,7 @@ def offset(
 
 
 def perturbed(
-  problem: Problem, batch: dict[str, Array], keys: Keys, *, scale: Scale = 0.1
+  context: LossContext, batch: Batch, keys: Keys, *, scale: Scale = 0.1
 ) -> tuple[Array, Array]:
   """Input perturbation: shown = eps + scale z, with eps and z white.
 
@@ -56,11 +56,11 @@ def perturbed(
 
   Reference: Ning et al. 2023, https://arxiv.org/abs/2301.11706.
   """
-  eps, _ = white(problem, batch, keys)
+  eps, _ = white(context, batch, keys)
   return eps, eps + scale * noise_like(eps, keys, 'perturbation')
 
 
-def transport(problem: Problem, batch: dict[str, Array], keys: Keys) -> tuple[Array, Array]:
+def transport(context: LossContext, batch: Batch, keys: Keys) -> tuple[Array, Array]:
   """White noises dealt out to the batch so that Σ |x0_i - eps_i|² is least: optimal transport.
 
   Each eps is still standard normal over batches, but no longer independent of its x0: paths from
@@ -70,15 +70,15 @@ def transport(problem: Problem, batch: dict[str, Array], keys: Keys) -> tuple[Ar
   likelihood bound.
 
   The whole batch of all devices is coupled: images and noises are gathered, each device solves the
-  same problem, in O(B³) and one step after another, and keeps its own rows. For a large batch on
+  same context, in O(B³) and one step after another, and keeps its own rows. For a large batch on
   many devices that costs more than it brings; then couple the examples of a device in a law of
   your own.
 
   Reference: Tong et al. 2023, https://arxiv.org/abs/2302.00482, its minibatch OT-CFM; Pooladian et
   al. 2023, https://arxiv.org/abs/2304.14772.
   """
-  eps, _ = white(problem, batch, keys)
-  index, images, noises = (problem.gather(a) for a in (batch['index'], batch['image'], eps))
+  eps, _ = white(context, batch, keys)
+  index, images, noises = (context.gather(a) for a in (batch['index'], batch['x'], eps))
   order = jnp.argsort(index)  # the same problem whatever the order of devices
   rows, columns = hungarian_algorithm(squared_distances(images[order], noises[order]))
   dealt = jnp.zeros_like(noises).at[order[rows]].set(noises[order[columns]])

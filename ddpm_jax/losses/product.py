@@ -11,7 +11,7 @@ from jax import Array
 from ddpm_jax.diffusion.parameterization import eps_slope, split_variance
 from ddpm_jax.diffusion.process import q_sample
 from ddpm_jax.keys import Keys
-from ddpm_jax.losses.problem import LossOutput, Problem, apply_network
+from ddpm_jax.losses.context import Batch, LossContext, LossOutput, apply_network
 from ddpm_jax.losses.time_laws import memory
 from ddpm_jax.losses.weights import FLOOR, output
 
@@ -26,9 +26,7 @@ class Noised(NamedTuple):
   xt: Array
 
 
-def product(
-  problem: Problem, params: dict, state: Any, batch: dict[str, Array], keys: Keys
-) -> LossOutput:
+def product(context: LossContext, params: dict, state: Any, batch: Batch, keys: Keys) -> LossOutput:
   """correction · w_out(t) · mean distance(output - (a x0 + b eps)), for each example.
 
   With t from the law of t, eps from the law of the noise, (a, b) the parameterization's row, and
@@ -37,52 +35,52 @@ def product(
 
   Reference: Ho et al. 2020, https://arxiv.org/abs/2006.11239, equation 14, for weight 1 and L2.
   """
-  noised = add_noise(problem, state, batch, keys)
-  output = apply_network(problem, params, noised.xt, noised.t, batch, keys)
+  noised = add_noise(context, state, batch, keys)
+  output = apply_network(context, params, noised.xt, noised.t, batch, keys)
   prediction, _ = split_variance(output, noised.xt)
-  values = errors(problem, prediction, noised.x0, noised.eps, noised.t)
-  return LossOutput(noised.correction * values, {}, remember(problem, state, noised.t, values))
+  values = errors(context, prediction, noised.x0, noised.eps, noised.t)
+  return LossOutput(noised.correction * values, {}, remember(context, state, noised.t, values))
 
 
-def add_noise(problem: Problem, state: Any, batch: dict[str, Array], keys: Keys) -> Noised:
+def add_noise(context: LossContext, state: Any, batch: Batch, keys: Keys) -> Noised:
   """The batch at times of the law, whose state it is."""
-  schedule, law = problem.schedule, problem.factors.time_law
-  t, correction = law(keys.step, batch['index'], problem.batch_size, schedule, state)
-  eps, shown = problem.factors.noise_law(problem, batch, keys)
-  xt = jax.vmap(q_sample, (None, 0, 0, 0))(schedule, batch['image'], t, shown)
-  return Noised(t, correction, batch['image'], eps, xt)
+  schedule, law = context.schedule, context.factors.time_law
+  t, correction = law(keys.step, batch['index'], context.batch_size, schedule, state)
+  eps, shown = context.factors.noise_law(context, batch, keys)
+  xt = jax.vmap(q_sample, (None, 0, 0, 0))(schedule, batch['x'], t, shown)
+  return Noised(t, correction, batch['x'], eps, xt)
 
 
-def errors(problem: Problem, prediction: Array, x0: Array, eps: Array, t: Array) -> Array:
+def errors(context: LossContext, prediction: Array, x0: Array, eps: Array, t: Array) -> Array:
   """w_out(t) · mean distance(prediction - (a x0 + b eps)), for each example: (B,)."""
-  schedule = problem.schedule
+  schedule = context.schedule
 
   def example(prediction: Array, x0: Array, eps: Array, t: Array) -> Array:
-    a, b = problem.parameterization.row(schedule.alpha(t), schedule.sigma(t))
-    error = jnp.mean(problem.factors.distance(prediction - (a * x0 + b * eps)))
-    return output_weight(problem, t) * error
+    a, b = context.parameterization.row(schedule.alpha(t), schedule.sigma(t))
+    error = jnp.mean(context.factors.distance(prediction - (a * x0 + b * eps)))
+    return output_weight(context, t) * error
 
   return jax.vmap(example)(prediction, x0, eps, t)
 
 
-def output_weight(problem: Problem, t: Array) -> Array:
+def output_weight(context: LossContext, t: Array) -> Array:
   """w(t) (d eps / d output)²: the weight of eps' squared error, read in the network's output.
 
   Both are taken at the weights' FLOOR where the SNR is zero, the one infinite and the other zero.
   """
-  schedule, weight = problem.schedule, problem.factors.weight
+  schedule, weight = context.schedule, context.factors.weight
   if weight is output:
     return weight(schedule, t)
   sigma = schedule.sigma(t)
   alpha = jnp.maximum(schedule.alpha(t), jnp.exp(FLOOR / 2) * sigma)
-  slope = eps_slope(alpha, sigma, problem.parameterization.row)
+  slope = eps_slope(alpha, sigma, context.parameterization.row)
   return weight(schedule, t) * jnp.square(slope)
 
 
-def remember(problem: Problem, state: Any, t: Array, values: Array) -> Any:
+def remember(context: LossContext, state: Any, t: Array, values: Array) -> Any:
   """The law's next state, from the times and losses of all devices, not yet corrected."""
-  kept = memory(problem.factors.time_law)
+  kept = memory(context.factors.time_law)
   if kept is None:
     return state
   values = jax.lax.stop_gradient(values)
-  return kept.update(state, problem.schedule, problem.gather(t), problem.gather(values))
+  return kept.update(state, context.schedule, context.gather(t), context.gather(values))

@@ -16,12 +16,12 @@ from jax import Array
 
 from ddpm_jax.diffusion.parameterization import split_variance, to_x0
 from ddpm_jax.keys import Keys, for_purpose
-from ddpm_jax.losses.problem import LossOutput, Problem, apply_network
+from ddpm_jax.losses.context import Batch, LossContext, LossOutput, apply_network
 from ddpm_jax.losses.product import add_noise, remember
 
 
 def denoising_score(
-  problem: Problem, params: dict, state: Any, batch: dict[str, Array], keys: Keys
+  context: LossContext, params: dict, state: Any, batch: Batch, keys: Keys
 ) -> LossOutput:
   """½ λ mean |s - ∇ log q(xt | x0)|²: the score of one noised example in place of the mixture's.
 
@@ -30,14 +30,14 @@ def denoising_score(
 
   Reference: Vincent 2011, https://doi.org/10.1162/NECO_a_00142, section 4.
   """
-  t, correction, _, eps, xt = add_noise(problem, state, batch, keys)
-  error = scaled_score(problem, params, xt, t, batch, keys) + eps
-  values = 0.5 * weighted_mean(problem, jnp.square(error), t)
-  return LossOutput(correction * values, {}, remember(problem, state, t, values))
+  t, correction, _, eps, xt = add_noise(context, state, batch, keys)
+  error = scaled_score(context, params, xt, t, batch, keys) + eps
+  values = 0.5 * weighted_mean(context, jnp.square(error), t)
+  return LossOutput(correction * values, {}, remember(context, state, t, values))
 
 
 def sliced_score(
-  problem: Problem, params: dict, state: Any, batch: dict[str, Array], keys: Keys
+  context: LossContext, params: dict, state: Any, batch: Batch, keys: Keys
 ) -> LossOutput:
   """λ mean(½ s² + v · ∇(v · s)), v of random signs: needs no score of anything but the network's.
 
@@ -48,34 +48,34 @@ def sliced_score(
   Reference: Song et al. 2019, https://arxiv.org/abs/1905.07088: its SSM-VR, which is equation 3 of
   Song and Ermon 2019.
   """
-  t, correction, _, _, xt = add_noise(problem, state, batch, keys)
+  t, correction, _, _, xt = add_noise(context, state, batch, keys)
 
   def probe(key: Array) -> Array:
     return jax.random.rademacher(key, xt.shape[1:], xt.dtype)
 
   v = jax.vmap(probe)(for_purpose(keys.examples, 'probe'))
-  score, slope = jax.jvp(lambda x: scaled_score(problem, params, x, t, batch, keys), (xt,), (v,))
-  sigma = jax.vmap(problem.schedule.sigma)(t).reshape(-1, *[1] * (xt.ndim - 1))
+  score, slope = jax.jvp(lambda x: scaled_score(context, params, x, t, batch, keys), (xt,), (v,))
+  sigma = jax.vmap(context.schedule.sigma)(t).reshape(-1, *[1] * (xt.ndim - 1))
   terms = 0.5 * jnp.square(score) + sigma * v * slope
-  values = weighted_mean(problem, terms, t)
-  return LossOutput(correction * values, {}, remember(problem, state, t, values))
+  values = weighted_mean(context, terms, t)
+  return LossOutput(correction * values, {}, remember(context, state, t, values))
 
 
 def scaled_score(
-  problem: Problem, params: dict, xt: Array, t: Array, batch: dict[str, Array], keys: Keys
+  context: LossContext, params: dict, xt: Array, t: Array, batch: Batch, keys: Keys
 ) -> Array:
   """sigma s = (alpha x0 - xt) / sigma, of order one at every level."""
-  schedule = problem.schedule
-  prediction, _ = split_variance(apply_network(problem, params, xt, t, batch, keys), xt)
+  schedule = context.schedule
+  prediction, _ = split_variance(apply_network(context, params, xt, t, batch, keys), xt)
 
   def read(value: Array, x: Array, t: Array) -> Array:
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-    return (alpha * to_x0(value, x, alpha, sigma, problem.parameterization.row) - x) / sigma
+    return (alpha * to_x0(value, x, alpha, sigma, context.parameterization.row) - x) / sigma
 
   return jax.vmap(read)(prediction, xt, t)
 
 
-def weighted_mean(problem: Problem, terms: Array, t: Array) -> Array:
+def weighted_mean(context: LossContext, terms: Array, t: Array) -> Array:
   """w(t) times the mean over dimensions, for each example: (B,)."""
-  weights = jax.vmap(problem.factors.weight, (None, 0))(problem.schedule, t)
+  weights = jax.vmap(context.factors.weight, (None, 0))(context.schedule, t)
   return weights * jnp.mean(terms.reshape(terms.shape[0], -1), axis=1)

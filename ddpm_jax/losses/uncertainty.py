@@ -12,7 +12,14 @@ from jax import Array
 
 from ddpm_jax.diffusion.parameterization import split_variance
 from ddpm_jax.keys import Keys
-from ddpm_jax.losses.problem import LossOutput, Problem, apply_network, law_start, starts_with
+from ddpm_jax.losses.context import (
+  Batch,
+  LossContext,
+  LossOutput,
+  apply_network,
+  law_start,
+  starts_with,
+)
 from ddpm_jax.losses.product import add_noise, errors, remember
 from ddpm_jax.losses.weights import log_snr
 
@@ -20,7 +27,7 @@ Width = Annotated[int, Interval(ge=1, le=65_536)]
 
 
 def new_uncertainty(
-  problem: Problem,
+  context: LossContext,
   params: dict,
   key: Array,
   *,
@@ -31,15 +38,15 @@ def new_uncertainty(
   frequency, phase = jax.random.split(key)
   waves = {'frequency': jax.random.normal(frequency, (width,))}
   waves['phase'] = jax.random.uniform(phase, (width,))
-  return {'amplitude': jnp.zeros(width)}, {'waves': waves, 'law': law_start(problem)}
+  return {'amplitude': jnp.zeros(width)}, {'waves': waves, 'law': law_start(context)}
 
 
 @starts_with(new_uncertainty)
 def uncertainty(
-  problem: Problem,
+  context: LossContext,
   params: dict,
   state: Any,
-  batch: dict[str, Array],
+  batch: Batch,
   keys: Keys,
   *,
   width: Width = 128,
@@ -55,14 +62,14 @@ def uncertainty(
     width: the number of waves that u is made of.
   """
   del width
-  noised = add_noise(problem, state['law'], batch, keys)
-  output = apply_network(problem, params, noised.xt, noised.t, batch, keys)
+  noised = add_noise(context, state['law'], batch, keys)
+  output = apply_network(context, params, noised.xt, noised.t, batch, keys)
   prediction, _ = split_variance(output, noised.xt)
-  error = errors(problem, prediction, noised.x0, noised.eps, noised.t)
-  levels = jax.vmap(log_snr, (None, 0))(problem.schedule, noised.t)
+  error = errors(context, prediction, noised.x0, noised.eps, noised.t)
+  levels = jax.vmap(log_snr, (None, 0))(context.schedule, noised.t)
   u = jax.vmap(uncertainty_of, (None, None, 0))(params['loss'], state['waves'], levels)
   values = error * jnp.exp(-u) + u
-  law = remember(problem, state['law'], noised.t, values)
+  law = remember(context, state['law'], noised.t, values)
   parts = {'product': noised.correction * error, 'uncertainty': noised.correction * u}
   return LossOutput(noised.correction * values, parts, {**state, 'law': law})
 

@@ -26,15 +26,15 @@ from ddpm_jax.diffusion.parameterization import Denoiser, read_batch
 from ddpm_jax.diffusion.process import VARIANCES, Denoised, q_sample
 from ddpm_jax.diffusion.schedules import Discrete, Schedule, Time
 from ddpm_jax.keys import Keys, for_purpose
-from ddpm_jax.losses.problem import LossOutput, Problem, apply_network, noise_like
+from ddpm_jax.losses.context import Batch, LossContext, LossOutput, apply_network, noise_like
 from ddpm_jax.losses.time_laws import uniforms
 
 
 def variational(
-  problem: Problem,
+  context: LossContext,
   params: dict,
   state: Any,
-  batch: dict[str, Array],
+  batch: Batch,
   keys: Keys,
   *,
   variance: Annotated[str, OneOf(VARIANCES)] = 'small',
@@ -55,22 +55,23 @@ def variational(
     variance: of a chain's reverse steps, a key of VARIANCES; 'fraction' trains a learned range,
       'optimal' a raw learned variance.
   """
-  schedule, inside = trained_parts(problem.schedule)
-  problem = dataclasses.replace(problem, schedule=schedule)
-  x0, eps = batch['image'], noise_like(batch['image'], keys)
-  place = batch['index'] % problem.batch_size + uniforms(keys.step, batch['index'])
-  share = place / problem.batch_size
-  denoiser = training_denoiser(problem, params, batch, keys)
+  schedule, inside = trained_parts(context.schedule)
+  context = dataclasses.replace(context, schedule=schedule)
+  x0, eps = batch['x'], noise_like(batch['x'], keys)
+  place = batch['index'] % context.batch_size + uniforms(keys.step, batch['index'])
+  share = place / context.batch_size
+  denoiser = training_denoiser(context, params, batch, keys)
   if isinstance(schedule, Discrete):
     steps = chain_term(schedule, denoiser, x0, share, eps, variance)
   else:
     law = even_in_cost if inside is None else even_in_time
     steps = continuous_term(schedule, denoiser, x0, share, eps, law)
   last = normals(for_purpose(keys.examples, 'bound'), 0, x0)
+  decoder = categorical(context.codec.levels('the bound'))
   parts = {
     'prior': jax.vmap(prior_term, (None, 0, None))(schedule, x0, schedule.t_max),
     'steps': steps,
-    'reconstruction': decoding_term(schedule, x0, last, categorical(problem.num_levels)),
+    'reconstruction': decoding_term(schedule, x0, last, decoder),
   }
   parts = {name: nats / x0[0].size for name, nats in parts.items()}
   values = parts['prior'] + parts['steps'] + parts['reconstruction']
@@ -121,14 +122,12 @@ def decoding_term(schedule: Schedule, x0: Array, eps: Array, decoder: Decoder) -
   return jax.vmap(term)(x0, eps)
 
 
-def training_denoiser(
-  problem: Problem, params: dict, batch: dict[str, Array], keys: Keys
-) -> Denoiser:
-  """The network as a denoiser of this batch, with dropout where the problem has it."""
+def training_denoiser(context: LossContext, params: dict, batch: Batch, keys: Keys) -> Denoiser:
+  """The network as a denoiser of this batch, with dropout where the context has it."""
 
   def denoiser(xt: Array, t: Time) -> Denoised:
     times = jnp.asarray(t)
-    output = apply_network(problem, params, xt, times, batch, keys)
-    return read_batch(problem.parameterization, problem.schedule, output, xt, times)
+    output = apply_network(context, params, xt, times, batch, keys)
+    return read_batch(context.parameterization, context.schedule, output, xt, times)
 
   return denoiser

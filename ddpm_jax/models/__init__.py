@@ -1,13 +1,16 @@
 """Flax networks, and what makes plain functions of them."""
 
-from ddpm_jax.models.autoencoder import Autoencoder, Coder, make_coder
+from ddpm_jax.models.autoencoder import Autoencoder, Coder, init_coder, make_coder
 from ddpm_jax.models.mlp import MLP
 from ddpm_jax.models.network import (
   checked_cond,
   init_network,
   make_network,
+  never_null,
   null_cond,
   num_params,
+  tell_augmentation,
+  tell_estimate,
 )
 from ddpm_jax.models.unet import UNet
 
@@ -20,9 +23,13 @@ __all__ = [
   'Coder',
   'UNet',
   'checked_cond',
+  'init_coder',
   'init_network',
   'make_coder',
   'make_network',
+  'never_null',
   'null_cond',
   'num_params',
+  'tell_augmentation',
+  'tell_estimate',
 ]

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from annotated_types import Interval, Len
+from flax.core import FrozenDict
 from jax import Array
 
 from ddpm_jax.bounds import check_fields
-from ddpm_jax.errors import InputError
-from ddpm_jax.models.network import Params, checked_cond
+from ddpm_jax.condition import Spec
+from ddpm_jax.models.layers import num_classes_in
+from ddpm_jax.models.network import Params, checked_cond, null_cond
 
 Width = Annotated[int, Interval(ge=1, le=65_536)]
 Moments = tuple[Array, Array]
@@ -61,37 +63,28 @@ class Decoder(nn.Module):
 class Autoencoder(nn.Module):
   """Images to a Gaussian over z and back to one over images, each of independent components.
 
-  Called as a network it gives the mean of p(x | z) at the mean z of q(z | x): a reconstruction,
-  which the noise label has no part in.
+  Called it gives the mean of p(x | z) at the mean z of q(z | x), a reconstruction.
 
   Attributes:
     latents: the size of z.
     widths: of the encoder's hidden layers; the decoder's are these in reverse.
-    num_classes: None for an unconditional autoencoder; else both networks are told the label, one
-      hot, and the null label is num_classes, no class at all.
+    spec: of the condition: a class label, {'label': Field(…)}, or {} for an unconditional
+      autoencoder. Both networks are told the label, one hot; the null label is no class at all.
     out_channels: of the image.
   """
 
   latents: Width = 16
   widths: Annotated[tuple[Width, ...], Len(0, 100)] = (256, 256)
-  num_classes: int | None = None
+  spec: Spec = FrozenDict()
   out_channels: int = 3
-
-  # What kind of model this is: a key of training's KINDS.
-  kind: ClassVar[str] = 'autoencoder'
-  # It has no chain: these groups of a config stay unset.
-  unread: ClassVar[frozenset[str]] = frozenset({'schedule', 'parameterization', 'sampler'})
 
   def setup(self) -> None:
     check_fields(self)
     self.encoder = Perceptron((*self.widths, 2 * self.latents))
     self.decoder = Decoder(self.widths[::-1])
 
-  def __call__(
-    self, x: Array, noise_label: Array, cond: Mapping[str, Array], keys: Array | None = None
-  ) -> Array:
+  def __call__(self, x: Array, cond: Mapping[str, Array]) -> Array:
     """Maps (B, H, W, C) to its reconstruction of that shape."""
-    del noise_label, keys
     mean, _ = self.encode(x, cond)
     return self.decode(mean, cond, x.shape[-3:])[0]
 
@@ -108,11 +101,10 @@ class Autoencoder(nn.Module):
     return mean, jnp.exp(log_variance)
 
   def _told(self, h: Array, cond: Mapping[str, Array]) -> Array:
-    if self.num_classes is None:
+    num_classes = num_classes_in(self.spec)
+    if num_classes is None:
       return h
-    if 'label' not in cond:
-      raise InputError(f"cond: 'label' is missing, and there are {self.num_classes} classes")
-    return jnp.concatenate([h, jax.nn.one_hot(cond['label'], self.num_classes)], axis=-1)
+    return jnp.concatenate([h, jax.nn.one_hot(cond['label'], num_classes)], axis=-1)
 
 
 def make_coder(module: Autoencoder) -> Coder:
@@ -126,3 +118,8 @@ def make_coder(module: Autoencoder) -> Coder:
     return module.apply({'params': params}, z, told, shape, method='decode')
 
   return Coder(encode, decode, module.latents)
+
+
+def init_coder(module: Autoencoder, key: Array, image_shape: tuple[int, ...]) -> Params:
+  """Initial parameters for images of shape (H, W, C)."""
+  return module.init(key, jnp.zeros((1, *image_shape)), null_cond(module, 1))['params']

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ddpm_jax.errors import InputError
+from ddpm_jax.condition import Spec
 from ddpm_jax.keys import for_purpose
 
 # DDPM's initialization: Glorot's for all weights, and zero where a residual branch ends.
@@ -82,11 +82,6 @@ class Conditioning(nn.Module):
     return nn.silu(h)
 
   def _label(self, cond: Mapping[str, Array], keys: Array | None, null: int) -> Array:
-    if 'label' not in cond:
-      raise InputError(
-        f"cond: 'label' is missing, and this network is conditional on {null} "
-        "classes; give {'label': (B,) int32}, or null_cond(module, B) for no condition"
-      )
     if keys is None or not self.label_dropout:
       return cond['label']
     dropped = jax.vmap(jax.random.bernoulli, (0, None))(
@@ -95,14 +90,27 @@ class Conditioning(nn.Module):
     return jnp.where(dropped, null, cond['label'])
 
 
+def num_classes_in(spec: Spec) -> int | None:
+  """The number of classes of a network that reads a class label or nothing.
+
+  Raises:
+    ValueError: the specification has an entry that such a network does not read.
+  """
+  unread = [name for name in spec if name != 'label' or spec[name].num_classes is None]
+  if unread:
+    raise ValueError(
+      f"name: this network reads a class, 'label', and nothing else; the data set has "
+      f'{", ".join(unread)}: set config.dataset.conditional=False, or take one that reads that'
+    )
+  return spec['label'].num_classes if spec else None
+
+
 def with_estimate(x: Array, cond: Mapping[str, Array]) -> Array:
   """(B, …, 2 C): x beside cond['x0'], an estimate of the data; zeros where there is none.
 
-  It is clipped to the data's range: at high noise an x0 read from eps is any number.
-
   Reference: Chen et al. 2022, https://arxiv.org/abs/2208.04202, section 2, "Self-Conditioning".
   """
-  x0 = jnp.clip(cond['x0'], -1, 1) if 'x0' in cond else jnp.zeros_like(x)
+  x0 = cond.get('x0', jnp.zeros_like(x))
   return jnp.concatenate([x, x0.astype(x.dtype)], axis=-1)
 
 

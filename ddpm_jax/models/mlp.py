@@ -9,11 +9,20 @@ from typing import Annotated
 import flax.linen as nn
 import jax.numpy as jnp
 from annotated_types import Interval, MultipleOf
+from flax.core import FrozenDict
 from jax import Array
 
 from ddpm_jax.bounds import check_fields
+from ddpm_jax.condition import Spec
 from ddpm_jax.keys import for_purpose
-from ddpm_jax.models.layers import GLOROT, ZERO, Conditioning, Dropout, with_estimate
+from ddpm_jax.models.layers import (
+  GLOROT,
+  ZERO,
+  Conditioning,
+  Dropout,
+  num_classes_in,
+  with_estimate,
+)
 
 
 class MLP(nn.Module):
@@ -24,7 +33,7 @@ class MLP(nn.Module):
     depth: number of residual blocks.
     dropout: rate inside the blocks.
     learn_variance: doubles the output's channels; the second half is the variance head.
-    num_classes: None for an unconditional network; else its null label is num_classes.
+    spec: of the condition: a class label, {'label': Field(…)}, or {} for an unconditional network.
     label_dropout: probability, in training, that a label becomes the null label.
     self_condition: also sees the last estimate of x0.
     augmented: is told how an image was augmented; see dataset.augment.
@@ -35,7 +44,7 @@ class MLP(nn.Module):
   depth: Annotated[int, Interval(ge=1, le=1000)] = 3
   dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.0
   learn_variance: bool = False
-  num_classes: int | None = None
+  spec: Spec = FrozenDict()
   label_dropout: Annotated[float, Interval(ge=0, le=1)] = 0.1
   self_condition: bool = False
   augmented: bool = False
@@ -47,8 +56,9 @@ class MLP(nn.Module):
   ) -> Array:
     """Maps (B, H, W, C) and (B,) noise labels to (B, H, W, out_channels or its double)."""
     check_fields(self)
+    classes = num_classes_in(self.spec)
     embedding = Conditioning(
-      self.width, self.num_classes, self.label_dropout, self.augmented, name='conditioning'
+      self.width, classes, self.label_dropout, self.augmented, name='conditioning'
     )(noise_label, cond, keys)
     dropout_keys = None if keys is None else for_purpose(keys, 'dropout')
     seen = with_estimate(x, cond) if self.self_condition else x

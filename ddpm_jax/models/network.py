@@ -8,10 +8,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
-from ddpm_jax.errors import InputError
+from ddpm_jax.condition import Cond, Spec, checked, nulls
 
 Params = Mapping[str, Any]
 Network = Callable[..., Array]
@@ -20,17 +19,16 @@ Network = Callable[..., Array]
 def make_network(module: nn.Module) -> Network:
   """The function network(params, x, noise_label, cond, index=None, keys=None) -> output.
 
-  x is (B, H, W, C) float32, noise_label (B,) float32, cond {'label': (B,) int32} or {}. With
-  `keys` (B,), training, dropout and label dropout are drawn for each example from its own key;
-  None is evaluation. `index` is for networks that answer by the example. Labels are read by
-  `checked_cond`.
+  x is (B, H, W, C) float32, noise_label (B,) float32, cond what the module reads, as {'label': (B,)
+  int32}, or {}. With `keys` (B,), training, dropout of units and of conditions is drawn for each
+  example from its own key; None is evaluation. `index` is for networks that answer by the example.
   """
 
   def network(
     params: Params,
     x: Array,
     noise_label: Array,
-    cond: Mapping[str, Array],
+    cond: Cond,
     index: Array | None = None,
     keys: Array | None = None,
   ) -> Any:
@@ -40,7 +38,7 @@ def make_network(module: nn.Module) -> Network:
   return network
 
 
-def init_network(module: nn.Module, key: Array, image_shape: tuple[int, int, int]) -> Params:
+def init_network(module: nn.Module, key: Array, image_shape: tuple[int, ...]) -> Params:
   """Initial parameters for images of shape (H, W, C)."""
   image = jnp.zeros((1, *image_shape))
   init = jax.jit(module.init, compiler_options=_compiler_options(image))
@@ -57,39 +55,46 @@ def _compiler_options(image: Array) -> dict[str, Any] | None:
   return {'xla_backend_optimization_level': 0}
 
 
-def null_cond(module: nn.Module, batch_size: int) -> dict[str, Array]:
-  """The condition that says nothing: null labels, or {} where the module is unconditional."""
-  if module.num_classes is None:
-    return {}
-  return {'label': jnp.full((batch_size,), module.num_classes, jnp.int32)}
+def null_cond(module: nn.Module, batch_size: int) -> Cond:
+  """The condition by which the network is told nothing.
 
-
-def checked_cond(module: nn.Module, cond: Mapping[str, Array]) -> dict[str, Array]:
-  """The condition, its labels within 0 … num_classes, the last of them the null label.
-
-  Traced labels are clamped to that. Else an embedding would give NaN for those above, and for -1
-  its last row.
-
-  Raises:
-    InputError: labels are no integers, more than one for each example or, where they are concrete,
-      out of that range.
+  It is the module's own, `module.null_cond(batch_size)`, where the module has one, and else every
+  entry of its specification filled with its null; {} for an unconditional module.
   """
-  num_classes = getattr(module, 'num_classes', None)
-  if num_classes is None or 'label' not in cond:
-    return dict(cond)
-  label = cond['label']
-  dtype, shape = jnp.result_type(label), jnp.shape(label)
-  if not jnp.issubdtype(dtype, jnp.integer) or len(shape) > 1:
-    raise InputError(f'cond: label must be integers (B,), the classes, not {dtype} {shape}')
-  if isinstance(label, jax.core.Tracer):
-    return {**cond, 'label': jnp.clip(label, 0, num_classes)}
-  outside = [int(k) for k in np.ravel(label) if not 0 <= k <= num_classes]
-  if outside:
-    raise InputError(
-      f'cond: label {outside[0]} is no class: there are 0 to {num_classes - 1}, and {num_classes} '
-      'for no condition'
-    )
-  return dict(cond)
+  own = getattr(module, 'null_cond', None)
+  return own(batch_size) if own else nulls(spec_of(module), batch_size)
+
+
+def checked_cond(module: nn.Module, cond: Cond) -> Cond:
+  """The condition, once it is what the module's specification says; see `condition.checked`."""
+  return checked(spec_of(module), cond) if spec_of(module) else cond
+
+
+def spec_of(module: nn.Module) -> Spec:
+  """The specification of the condition that a module was made for; {} where it has none."""
+  return getattr(module, 'spec', {})
+
+
+def never_null(module: nn.Module) -> str | None:
+  """The attribute by which a module never sees its null condition in training; None where it does.
+
+  It is a rate of dropout that is zero. Of a module without such an attribute nothing is known.
+  """
+  rates = [name for name in DROPOUTS if hasattr(module, name)]
+  return rates[0] if rates and not any(getattr(module, name) for name in rates) else None
+
+
+DROPOUTS = ('label_dropout', 'cond_dropout')
+
+
+def tell_estimate(cond: Cond, x0: Array) -> Cond:
+  """The condition with an estimate of x0, for a network with `self_condition`."""
+  return {**cond, 'x0': x0}
+
+
+def tell_augmentation(cond: Cond, changes: Array) -> Cond:
+  """The condition with what was done to each image (B, 9), for a network that is `augmented`."""
+  return {**cond, 'augmentation': changes}
 
 
 def num_params(params: Params) -> int:

@@ -9,9 +9,11 @@ from typing import Annotated, Any
 import flax.linen as nn
 import jax.numpy as jnp
 from annotated_types import Interval, Len, MultipleOf
+from flax.core import FrozenDict
 from jax import Array
 
 from ddpm_jax.bounds import OneOf, check_fields
+from ddpm_jax.condition import Spec
 from ddpm_jax.keys import for_purpose
 from ddpm_jax.models.layers import (
   ZERO,
@@ -22,6 +24,7 @@ from ddpm_jax.models.layers import (
   SelfAttention,
   Upsample,
   conv,
+  num_classes_in,
   with_estimate,
 )
 
@@ -44,7 +47,7 @@ class UNet(nn.Module):
     dropout: rate inside the residual blocks.
     num_heads: of each attention.
     learn_variance: doubles the output's channels; the second half is the variance head.
-    num_classes: None for an unconditional network; else its null label is num_classes.
+    spec: of the condition: a class label, {'label': Field(…)}, or {} for an unconditional network.
     label_dropout: probability, in training, that a label becomes the null label.
     self_condition: also sees the last estimate of x0, as twice the input's channels.
     augmented: is told how an image was augmented; see dataset.augment.
@@ -61,7 +64,7 @@ class UNet(nn.Module):
   dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.1
   num_heads: Annotated[int, Interval(ge=1, le=1024)] = 1
   learn_variance: bool = False
-  num_classes: int | None = None
+  spec: Spec = FrozenDict()
   label_dropout: Annotated[float, Interval(ge=0, le=1)] = 0.1
   self_condition: bool = False
   augmented: bool = False
@@ -89,8 +92,9 @@ class UNet(nn.Module):
     check_fields(self)
     self._check(x.shape)
     dtype = DTYPES[self.dtype]
+    classes = num_classes_in(self.spec)
     embedding = Conditioning(
-      self.channels, self.num_classes, self.label_dropout, self.augmented, name='conditioning'
+      self.channels, classes, self.label_dropout, self.augmented, name='conditioning'
     )(noise_label, cond, keys)
     dropout_keys = None if keys is None else for_purpose(keys, 'dropout')
 

@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ddpm_jax.condition import Cond
 from ddpm_jax.diffusion.continuous import root
 from ddpm_jax.diffusion.parameterization import Denoiser
 from ddpm_jax.diffusion.process import Denoised
 from ddpm_jax.diffusion.schedules import Schedule, Time
 
-Cond = dict[str, Array]
 Interval = Callable[[Time], Array]
 LogProb = Callable[[Array, Time], Array]
 
@@ -24,12 +24,19 @@ LogProb = Callable[[Array, Time], Array]
 def classifier_free(
   make: Callable[[Cond], Denoiser],
   cond: Cond,
-  null: Cond,
-  scale: float | Array,
+  null: Cond | tuple[Cond, ...],
+  scale: float | Array | tuple[float | Array, ...],
   rescale: float = 0.0,
   interval: Interval | None = None,
 ) -> Denoiser:
   """x0 = x0(null) + scale (x0(cond) - x0(null)), by one call on a batch of 2B.
+
+  With several scales s_1 … s_K and nulls n_1 … n_K, each of which says less than the one before it,
+
+    x0 = x0(n_K) + Σ_k s_k (x0(n_{k-1}) - x0(n_k)), n_0 = cond,
+
+  by one call on (K + 1) B: scales of their own for a text (n_1 lacks it) and for a picture (n_2
+  lacks both).
 
   Scale 0 is unconditional, 1 conditional, more exaggerates; at a concrete 1, a concrete 0 and
   outside the interval only one of the two is evaluated, on B. The variance is the conditional's.
@@ -40,33 +47,40 @@ def classifier_free(
   Reference: Ho and Salimans 2022, https://arxiv.org/abs/2207.12598, equation 6, with w = scale - 1;
   the rescaling is that of Lin et al. 2023, https://arxiv.org/abs/2305.08891, section 3.4, here of
   x0, whatever the network predicts; the interval Kynkäänniemi et al. 2024,
-  https://arxiv.org/abs/2404.07724.
+  https://arxiv.org/abs/2404.07724; several scales Brooks et al. 2023,
+  https://arxiv.org/abs/2211.09800, equation 3.
 
   Args:
     make: cond -> denoiser, such as `run.denoiser`.
     cond: what to condition on, arrays of length B.
-    null: the model's null condition, of the same structure.
-    scale: the guidance scale, a scalar.
+    null: a condition of the same structure to guide away from: the model's own that says nothing,
+      or any other, such as an encoded negative prompt; a tuple of them where `scale` is a tuple.
+    scale: the guidance scale, a scalar, or a tuple with one for each null.
     rescale: φ in [0, 1].
     interval: where to guide, by `log_snr_interval`; outside, the conditional alone.
 
   Raises:
-    ValueError: where rescale is outside [0, 1].
+    ValueError: where rescale is outside [0, 1], or there are not as many nulls as scales.
   """
   if not 0 <= rescale <= 1:
     raise ValueError(f'rescale: {rescale} is outside [0, 1]')
-  if equals(scale, 1):
+  nulls, scales = (null, scale) if isinstance(scale, tuple) else ((null,), (scale,))
+  if not isinstance(nulls, tuple) or len(nulls) != len(scales):
+    raise ValueError(f'null: a tuple of {len(scales)} conditions is wanted, one for each scale')
+  if all(equals(each, 1) for each in scales):
     return make(cond)
-  if equals(scale, 0) and not rescale and interval is None:
-    return make(null)
-  both = make(jax.tree.map(lambda c, n: jnp.concatenate([c, n]), cond, null))
+  if all(equals(each, 0) for each in scales) and not rescale and interval is None:
+    return make(nulls[-1])
+  count = 1 + len(nulls)
+  every = make(jax.tree.map(lambda *parts: jnp.concatenate(parts), cond, *nulls))
 
   def guided(xt: Array, t: Time) -> Denoised:
-    twice = jnp.concatenate([xt, xt])
-    times = t if jnp.ndim(t) == 0 else jnp.concatenate([t, t])
-    denoised = both(twice, times)
-    conditional, unconditional = jnp.split(denoised.x0, 2)
-    x0 = unconditional + scale * (conditional - unconditional)
+    times = t if jnp.ndim(t) == 0 else jnp.concatenate([t] * count)
+    denoised = every(jnp.concatenate([xt] * count), times)
+    conditional, *rest = jnp.split(denoised.x0, count)
+    x0 = rest[-1]
+    for said, less, each in zip([conditional, *rest[:-1]], rest, scales, strict=True):
+      x0 = x0 + each * (said - less)
     x0 = rescaled(x0, conditional, rescale) if rescale else x0
     return jax.tree.map(lambda leaf: leaf[: xt.shape[0]], denoised)._replace(x0=x0)
 

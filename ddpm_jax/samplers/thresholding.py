@@ -1,6 +1,6 @@
-"""Thresholding: wrappers that keep the predicted x0 in the data's range, [-1, 1].
+"""Thresholding: wrappers that keep the predicted x0 in the data's range.
 
-Samplers derive eps from what is left. It is for pixels; a latent's range has no ends.
+Samplers derive eps from what is left. A latent's range has no ends, and nothing to keep it in.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from ddpm_jax.bounds import bounded
 from ddpm_jax.diffusion.parameterization import Denoiser
 from ddpm_jax.diffusion.process import Denoised
 from ddpm_jax.diffusion.schedules import Time
+
+Bounds = tuple[float, float] | None
 
 
 def clip_x0(denoiser: Denoiser, low: float = -1.0, high: float = 1.0) -> Denoiser:
@@ -58,13 +60,31 @@ def dynamic_threshold(
   return thresholded
 
 
-def unlimited(denoiser: Denoiser) -> Denoiser:
+def in_bounds(denoiser: Denoiser, bounds: Bounds) -> Denoiser:
+  """`clip_x0` to the bounds; as it is where there are none."""
+  return denoiser if bounds is None else clip_x0(denoiser, *bounds)
+
+
+def dynamic(denoiser: Denoiser, bounds: Bounds) -> Denoiser:
+  """`dynamic_threshold`, for data in [-1, 1].
+
+  Raises:
+    ValueError: the data has other bounds or none.
+  """
+  if bounds != (-1, 1):
+    raise ValueError("threshold: 'dynamic' is for data in [-1, 1], and this is not; choose 'none'")
+  return dynamic_threshold(denoiser)
+
+
+def unlimited(denoiser: Denoiser, bounds: Bounds) -> Denoiser:
   """x0 as it is."""
+  del bounds
   return denoiser
 
 
-THRESHOLDS: dict[str, Callable[[Denoiser], Denoiser]] = {
-  'clip': clip_x0,
-  'dynamic': dynamic_threshold,
+# name -> (denoiser, the data's bounds, None for none) -> denoiser
+THRESHOLDS: dict[str, Callable[[Denoiser, Bounds], Denoiser]] = {
+  'clip': in_bounds,
+  'dynamic': dynamic,
   'none': unlimited,
 }

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 from etils import epath
@@ -14,14 +15,13 @@ from ddpm_jax.errors import Failed, InputError
 from ddpm_jax.files import FULL, check_writable
 from ddpm_jax.stores import is_store
 from ddpm_jax.training import hosts
-from ddpm_jax.training.experiment import Experiment, new_state
 
 
-def check_disk(workdir: epath.Path, checkpoints: epath.Path, experiment: Experiment) -> None:
-  """Makes the folders, and raises InputError where one cannot be written or has too little space.
+def check_disk(workdir: epath.Path, checkpoints: epath.Path, state: Any, keep: int) -> None:
+  """Makes the folders; raises InputError where one cannot be written or has too little space.
 
-  Needed is what is still missing of `checkpoint.keep` checkpoints and the one that is written
-  while they are there. An object store is not asked for space.
+  Needed is what is still missing of `keep` checkpoints of the state (shapes are enough) and the one
+  that is written while they are there. An object store is not asked for space.
   """
   if hosts.is_first():
     check_writable(workdir, '--workdir')
@@ -29,9 +29,8 @@ def check_disk(workdir: epath.Path, checkpoints: epath.Path, experiment: Experim
   if is_store(checkpoints):
     return
   there = sum(path.name.isdigit() for path in checkpoints.iterdir())
-  state = jax.eval_shape(lambda: new_state(experiment))
   size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-  needed = max(1, experiment.config.checkpoint.keep + 1 - there) * size
+  needed = max(1, keep + 1 - there) * size
   free = shutil.disk_usage(checkpoints).free
   if free < needed:
     raise InputError(

@@ -12,6 +12,13 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from ddpm_jax.config.settings import Config
+
+
+def decays(config: Config) -> dict[str, float]:
+  """The averages of the parameters: name -> decay. The first is what is sampled from."""
+  return {str(config.ema.decay): config.ema.decay}
+
 
 def rate(decay: float, step: Array, warmup: bool = True) -> Array:
   """1 - d: the share that the newest parameters get.

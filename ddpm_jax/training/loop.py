@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Collection, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
+from jax import Array
 
-from ddpm_jax import data, logs
-from ddpm_jax.config import Config, plain_group, plugin_sources
+from ddpm_jax import data
+from ddpm_jax.config.settings import Config
 from ddpm_jax.data.dataset import Batch
-from ddpm_jax.errors import Failed, Interrupted
-from ddpm_jax.stores import check_reached, path_of
+from ddpm_jax.errors import Failed, InputError, Interrupted
 from ddpm_jax.training import hosts
-from ddpm_jax.training.checkpoint import Checkpoints, folder_of
-from ddpm_jax.training.checks import check_training, rate_jump, remarks
-from ddpm_jax.training.copies import CONFIG, bring_back
-from ddpm_jax.training.disk import check_disk, full_disk
-from ddpm_jax.training.experiment import Experiment, build, make_step, new_state
-from ddpm_jax.training.identity import identity, note_unknown
+from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.ema import decays
+from ddpm_jax.training.job import Job
 from ddpm_jax.training.metrics import Window
-from ddpm_jax.training.ownership import alone, refuse_foreign
-from ddpm_jax.training.parallel import Parallel, all_devices, check_batch_size, make_parallel
 from ddpm_jax.training.report import Report, due
-from ddpm_jax.training.run import initial_params, read_record, write_record
-from ddpm_jax.training.state import TrainState
-from ddpm_jax.training.step import several
+from ddpm_jax.training.state import TrainState, new_state
+from ddpm_jax.training.step import Step, make_train_step, several
 from ddpm_jax.training.stopping import stopping
 
 Advance = Callable[[TrainState, Iterator[Batch], int], tuple[TrainState, Any]]
@@ -39,91 +32,37 @@ Advance = Callable[[TrainState, Iterator[Batch], int], tuple[TrainState, Any]]
 AHEAD = 8
 
 
-def train(config: Config, workdir: str | os.PathLike[str], plugins: Collection[str] = ()) -> None:
-  """Trains an experiment in its folder, going on from the newest checkpoint there.
-
-  A run that was interrupted, even by kill -9, and started again ends with the same parameters and
-  metrics, bit for bit, as one that was not (on a GPU under training.deterministic).
-
-  Args:
-    config: the experiment.
-    workdir: its folder.
-    plugins: modules whose functions the run of `training.init_from` may name; see `load_run`.
-
-  Raises:
-    InputError: the config, the data or the folder is not fit for it; nothing is overwritten.
-    Interrupted: SIGINT or SIGTERM came; the run is saved.
-    Failed: losses stay infinite, the disk is full or another host has gone; what was saved stays.
-  """
-  with logs.kept(), hosts.lost_hosts(), full_disk(workdir):
-    for _ in steps(config, workdir, plugins):
-      pass
-
-
-def steps(
-  config: Config, workdir: str | os.PathLike[str], plugins: Collection[str] = ()
-) -> Generator[tuple[int, TrainState]]:
-  """`train`, call by call: yields the step reached and its state, which the next call donates."""
-  with hosts.together():
-    workdir, folder = folders(workdir, config)
-  experiment = fit(config, workdir, folder)
-  with alone(workdir, folder):
-    # Again: another may have trained there until now.
-    hosts.from_first(lambda: refuse_foreign(workdir, config))
-    if hosts.is_first():
-      bring_back(workdir, folder)
-    with Checkpoints(folder, config.checkpoint.keep) as checkpoints:
-      yield from advance_all(experiment, checkpoints, workdir, plugins)
-
-
-def folders(workdir: str | os.PathLike[str], config: Config) -> tuple[epath.Path, epath.Path]:
-  """Where a run is kept, and its checkpoints.
-
-  Raises:
-    InputError: they are in a store that cannot be reached.
-  """
-  workdir = path_of(workdir, '--workdir')
-  checkpoints = folder_of(workdir, config.checkpoint.folder)
-  check_reached(workdir, '--workdir')
-  check_reached(checkpoints, 'config.checkpoint.folder')
-  return workdir, checkpoints
-
-
 def advance_all(
-  experiment: Experiment,
-  checkpoints: Checkpoints,
-  workdir: epath.Path,
-  plugins: Collection[str] = (),
+  job: Job, checkpoints: Checkpoints, workdir: epath.Path
 ) -> Generator[tuple[int, TrainState]]:
   """Goes on from the newest checkpoint to the last step."""
-  config, num_steps = experiment.config, experiment.config.training.num_steps
-  parallel = make_parallel(config.parallel, all_devices())
-  advance = make_advance(experiment, parallel)
-  batches = read_ahead(experiment)
-  state, window = begin(experiment, parallel, checkpoints, batches, plugins)
+  config, num_steps = job.config, job.config.training.num_steps
+  batches = data.Ahead(read_stream(job))
+  frozen = job.parallel.place_state(job.frozen)
+  state, window = begin(job, checkpoints, batches)
   step = saved = int(state.step)
   if step >= num_steps:
     hosts.say(f'{workdir}: already finished at step {step} of {num_steps}')
     return
+  advance = make_advance(job, frozen)
   with hosts.together():
     read_on(batches, config, step)
     raise_fault(batches)
   hosts.begin_log(workdir)
   if hosts.is_first():
-    tell_begun(experiment, workdir, step)
-    write_record(workdir, experiment)
-  named, folder = identity(config), checkpoints.folder
+    job.begun(workdir, step)
 
   def save() -> None:
     """Waits for the steps under way, since their metrics are part of the record."""
     begun = time.monotonic()
     report.complete(window.flush())
     report.keep()
-    record = {'data': batches.get_state(), 'window': window.record(), 'experiment': named}
-    checkpoints.save(step, parallel.for_checkpoint(state), record)
+    record = {'data': batches.get_state(), 'window': window.record(), **job.record}
+    checkpoints.save(step, job.parallel.for_checkpoint(state), record)
     report.time_save(begun, checkpoints.wait_beside)
 
-  with Report(experiment, parallel, workdir, folder, window, step) as report, stopping() as asked:
+  report = Report(job, frozen, workdir, checkpoints.folder, window, step)
+  with report, stopping() as asked:
     while step < num_steps and not asked():
       count = steps_at_once(step, config)
       state, metrics = advance(state, batches, count)
@@ -149,17 +88,11 @@ def advance_all(
   report.summary()
 
 
-def read_ahead(experiment: Experiment) -> data.Ahead:
-  """This host's batches."""
-  config = experiment.config
-  stream = data.train_iterator(
-    experiment.dataset,
-    config.dataset.batch_size,
-    config.seed,
-    jax.process_index(),
-    jax.process_count(),
-  )
-  return data.Ahead(stream)
+def read_stream(job: Job) -> Any:
+  """This host's batches, from the first."""
+  config = job.config
+  place = jax.process_index(), jax.process_count()
+  return data.train_iterator(job.dataset, config.dataset.batch_size, config.seed, *place)
 
 
 def read_on(batches: data.Ahead, config: Config, step: int) -> None:
@@ -175,75 +108,76 @@ def raise_fault(batches: data.Ahead) -> None:
     raise batches.fault
 
 
-def tell_begun(experiment: Experiment, workdir: epath.Path, step: int) -> None:
-  """Says what of its config a run leaves aside, from where it goes on, and any jump of its rate."""
-  for line in remarks(experiment):
-    hosts.say(line)
-  if not step:
-    return
-  hosts.say(f'{workdir}: going on from step {step}')
-  if (workdir / CONFIG).exists():
-    before = plain_group(read_record(workdir)['config'], 'training').num_steps
-    jump = rate_jump(experiment.config, before, step)
-    if jump:
-      hosts.say(f'{workdir}: {jump}')
+def make_step(job: Job) -> Step:
+  """The job's training step, not yet compiled."""
+  config, parallel = job.config, job.parallel
+  microbatches = config.parallel.microbatches
+  return make_train_step(
+    job.task,
+    decays=decays(config),
+    ema_warmup=config.ema.warmup,
+    seed=config.seed,
+    mean=parallel.mean,
+    gather=parallel.gather if microbatches == 1 else refuse_gather,
+    microbatches=microbatches,
+  )
 
 
-def fit(config: Config, workdir: epath.Path, folder: epath.Path) -> Experiment:
-  """The experiment, where every host can train it and all agree on it.
-
-  Raises:
-    InputError: on every host; nothing has been written but empty folders.
-  """
-  hosts.from_first(lambda: refuse_foreign(workdir, config))
-  with hosts.together():
-    experiment = build(config)
-    check_training(experiment)
-  facts = {'examples': len(experiment.dataset.train), 'plugins': plugin_sources(config)}
-  hosts.agree(config, folder, **facts)
-  check_batch_size(config.dataset.batch_size, jax.device_count(), config.parallel.microbatches)
-  with hosts.together():
-    check_disk(workdir, folder, experiment)
-  return experiment
+def refuse_gather(values: Array) -> Array:
+  """Stands for the `gather` of a loss where the whole batch is never there at once."""
+  del values
+  raise InputError(
+    'config.parallel.microbatches: this loss couples all examples of a batch, which come in parts; '
+    'set it to 1'
+  )
 
 
-def make_advance(experiment: Experiment, parallel: Parallel) -> Advance:
+def make_advance(job: Job, frozen: Any) -> Advance:
   """Makes advance(state, batches, count) -> (state, metrics): so many steps at one call."""
-  step = make_step(experiment, parallel)
+  step, parallel = make_step(job), job.parallel
   one, many = parallel.compile(step), parallel.compile(several(step))
 
   def advance(state: TrainState, batches: Iterator[Batch], count: int) -> tuple[TrainState, Any]:
     if count == 1:
-      return one(state, parallel.place_batch(next(batches)))
+      return one(state, frozen, parallel.place_batch(next(batches)))
     taken = [next(batches) for _ in range(count)]
     stacked = jax.tree.map(lambda *rows: np.stack(rows), *taken)
-    return many(state, parallel.place_batch(stacked, axis=1))
+    return many(state, frozen, parallel.place_batch(stacked, axis=1))
 
   return advance
 
 
-def begin(
-  experiment: Experiment,
-  parallel: Parallel,
-  checkpoints: Checkpoints,
-  batches: data.Ahead,
-  plugins: Collection[str] = (),
-) -> tuple[TrainState, Window]:
+def begin(job: Job, checkpoints: Checkpoints, batches: data.Ahead) -> tuple[TrainState, Window]:
   """The newest checkpoint's state, on the devices, and its position in the data; or a new run's."""
-  newest = checkpoints.latest_step()
-  if newest is not None:
-    like = parallel.layout(jax.eval_shape(lambda: new_state(experiment)))
-    state, record = checkpoints.restore(newest, like)
-    if not is_record(record):
-      raise checkpoints.damaged(newest, 'its record is not one that training writes')
-    batches.set_state(record['data'])
-    if hosts.is_first():
-      note_unknown(checkpoints.folder, newest)
-    return parallel.place_state(state), Window(record['window'])
-  teacher = initial_params(experiment, plugins)
-  if teacher is None:
-    return parallel.create(lambda: new_state(experiment)), Window()
-  return parallel.place_state(new_state(experiment, teacher)), Window()
+  parallel, newest = job.parallel, checkpoints.latest_step()
+  if newest is None:
+    return first_state(job), Window()
+  state, record = checkpoints.restore(newest, parallel.layout(job.shapes))
+  if not is_record(record):
+    raise checkpoints.damaged(newest, 'its record is not one that training writes')
+  refuse_changed(record.get('frozen'), job.record['frozen'])
+  batches.set_state(record['data'])
+  return parallel.place_state(state), Window(record['window'])
+
+
+def first_state(job: Job) -> TrainState:
+  """The state before the first step, on the devices."""
+  given = job.given()
+  if given is None:
+    return job.parallel.create(lambda: new_state(job.task, job.config))
+  return job.parallel.place_state(new_state(job.task, job.config, given))
+
+
+def refuse_changed(before: Any, now: Mapping[str, Mapping[str, str]]) -> None:
+  """Raises InputError where something frozen is not as it was; records of format 1 do not say."""
+  if not isinstance(before, Mapping):
+    return
+  for name, part in now.items():
+    if before.get(name) != part:
+      raise InputError(
+        f'{part["source"]}: the {name} that the run was trained with has changed since; restore '
+        'it, or give another --workdir'
+      )
 
 
 # What a checkpoint's record holds: the position in the data, and Window's.

@@ -16,10 +16,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ddpm_jax.config.settings import Parallel as Settings
 from ddpm_jax.errors import InputError
 
-Step = Callable[[Any, Any], tuple[Any, Any]]
+Step = Callable[[Any, Any, Any], tuple[Any, Any]]
 
 SLICE, AXIS = 'slice', 'data'
 REPLICATED = PartitionSpec()
@@ -31,7 +30,7 @@ class Parallel(NamedTuple):
   """A way of running the step.
 
   Attributes:
-    compile: step(state, batch) -> its compiled form, which donates the state.
+    compile: step(state, frozen, batch) -> its compiled form, which donates the state.
     mean: inside the step, a tree's mean over devices.
     gather: inside the step, an array (b, ...) -> (B, ...) of all devices' examples in order.
     place_batch: arrays of this host, with its examples along an axis, the first unless told
@@ -65,10 +64,11 @@ def pmap(devices: list[jax.Device]) -> Parallel:
 
   def place_batch(batch, axis=0):
     count = here.devices.size
-    rows = {
-      name: np.moveaxis(x.reshape(*x.shape[:axis], count, -1, *x.shape[axis + 1 :]), axis, 0)
-      for name, x in batch.items()
-    }
+
+    def divided(x):
+      return np.moveaxis(x.reshape(*x.shape[:axis], count, -1, *x.shape[axis + 1 :]), axis, 0)
+
+    rows = jax.tree.map(divided, batch)
     return jax.device_put(rows, NamedSharding(here, PartitionSpec(AXIS)))
 
   def place_state(state):
@@ -77,7 +77,7 @@ def pmap(devices: list[jax.Device]) -> Parallel:
 
   return Parallel(
     compile=lambda step: jax.pmap(
-      step, AXIS, in_axes=(None, 0), out_axes=None, devices=devices, donate_argnums=0
+      step, AXIS, in_axes=(None, None, 0), out_axes=None, devices=devices, donate_argnums=0
     ),
     mean=lambda tree: jax.lax.pmean(tree, AXIS),
     gather=lambda x: jax.lax.all_gather(x, AXIS, tiled=True),
@@ -187,17 +187,15 @@ def over_mesh(grid: np.ndarray, spec: Callable[[Any], PartitionSpec]) -> Paralle
     return jax.tree.map(lambda leaf: leaf.sharding, layout(state))
 
   def compiled(step):
-    def kept(state, batch):
-      state, metrics = step(state, batch)
+    def kept(state, frozen, batch):
+      state, metrics = step(state, frozen, batch)
       return jax.lax.with_sharding_constraint(state, shardings(state)), metrics
 
     return jax.jit(kept, donate_argnums=0)
 
   def place_batch(batch, axis=0):
     split = NamedSharding(mesh, PartitionSpec(*[None] * axis, (SLICE, AXIS)))
-    return {
-      name: jax.make_array_from_process_local_data(split, rows) for name, rows in batch.items()
-    }
+    return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(split, rows), batch)
 
   def place(leaf, like):
     if isinstance(leaf, jax.Array) and leaf.sharding == like.sharding:
@@ -244,20 +242,25 @@ PARALLEL: dict[str, Callable[[list[jax.Device]], Parallel]] = {
 }
 
 
-def make_parallel(config: Settings, devices: list[jax.Device]) -> Parallel:
-  """The way that `config.parallel` asks for, on these devices.
+def make_parallel(mode: str, devices: list[jax.Device], slices: int | None = None) -> Parallel:
+  """The way of PARALLEL that `mode` names, on these devices.
+
+  Args:
+    mode: a key of PARALLEL.
+    devices: of all hosts, in the order of `all_devices`.
+    slices: as `hsdp` takes them.
 
   Raises:
-    InputError: there are no such slices, or its mode has none.
+    InputError: there are no such slices, or the mode has none.
   """
-  if config.slices is None:
-    return PARALLEL[config.mode](devices)
-  if config.mode != 'hsdp':
+  if slices is None:
+    return PARALLEL[mode](devices)
+  if mode != 'hsdp':
     raise InputError(
-      f"config.parallel.slices: {config.slices} is set, but '{config.mode}' makes no use of it; "
-      'leave it unset, or take config.parallel.mode=hsdp'
+      f"config.parallel.slices: {slices} is set, but '{mode}' makes no use of it; leave it unset, "
+      'or take config.parallel.mode=hsdp'
     )
-  return hsdp(devices, config.slices)
+  return hsdp(devices, slices)
 
 
 def all_devices() -> list[jax.Device]:

@@ -2,52 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import einops
-import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from jax import Array
 from matplotlib.figure import Figure
 from PIL import Image
 
 from ddpm_jax import data
 from ddpm_jax.data.pictures import read_picture as read_picture
 from ddpm_jax.files import whole
-from ddpm_jax.keys import example_keys
 from ddpm_jax.training import metrics
-from ddpm_jax.training.denoising import bind_schedule
-from ddpm_jax.training.experiment import Experiment, generate
 
 COLUMNS, ROWS = 10, 4
 SIDE = 64  # pixels: smaller images are enlarged to about this
 QUICKEST = 0.04  # seconds that a frame is shown: viewers take delays below 0.02 for 0.1
-
-
-def make_preview(experiment: Experiment) -> Callable[[Any], np.ndarray]:
-  """Makes preview(params) -> a picture, uint8 (H, W, C).
-
-  The same noise and labels each time: column by column the classes in turn.
-  """
-  count = COLUMNS * ROWS
-  keys = example_keys(jax.random.key(experiment.config.seed), jnp.arange(count))
-  labels = experiment.dataset.balanced_labels(count)
-  cond = {} if labels is None else {'label': jnp.asarray(labels)}
-
-  @jax.jit
-  def images(params: Any, path: Any, times: Array, cond: dict[str, Array], keys: Array) -> Array:
-    bound = dataclasses.replace(experiment, path=path, times=times)
-    return data.to_uint8(generate(bound, params, cond, keys))
-
-  def preview(params: Any) -> np.ndarray:
-    bound = bind_schedule(experiment, params)
-    return grid(np.asarray(images(params['network'], bound.path, bound.times, cond, keys)), COLUMNS)
-
-  return preview
 
 
 def grid(images: np.ndarray, columns: int) -> np.ndarray:

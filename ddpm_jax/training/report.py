@@ -19,9 +19,8 @@ from ddpm_jax import logs
 from ddpm_jax.training import hosts, pictures
 from ddpm_jax.training.copies import Copies
 from ddpm_jax.training.cost import Bill
-from ddpm_jax.training.experiment import Experiment
+from ddpm_jax.training.job import Job
 from ddpm_jax.training.metrics import Board, Display, MetricWriter, Scalars, Window
-from ddpm_jax.training.parallel import Parallel
 from ddpm_jax.training.state import TrainState
 
 
@@ -35,15 +34,15 @@ class Report:
 
   def __init__(
     self,
-    experiment: Experiment,
-    parallel: Parallel,
+    job: Job,
+    frozen: Any,
     workdir: epath.Path,
     checkpoints: epath.Path,
     window: Window,
     step: int,
   ):
-    config = experiment.config
-    self._experiment, self._parallel = experiment, parallel
+    config = job.config
+    self._task, self._parallel, self._frozen = job.task, job.parallel, frozen
     self._workdir, self._window = workdir, window
     self._config, self._num_steps = config, config.training.num_steps
     self._tells = hosts.is_first()
@@ -82,12 +81,8 @@ class Report:
     return Board(self._copies.folder, self._begun)
 
   @functools.cached_property
-  def _heldout(self) -> Callable[[Any], Scalars]:
-    return self._experiment.kind.make_heldout(self._experiment)
-
-  @functools.cached_property
-  def _preview(self) -> Callable[[Any], np.ndarray]:
-    return pictures.make_preview(self._experiment)
+  def _frozen_here(self) -> Any:
+    return self._parallel.on_one_device(self._frozen)
 
   @contextlib.contextmanager
   def _aside(self, kind: str) -> Iterator[None]:
@@ -121,7 +116,8 @@ class Report:
         continue
       scalars = self._window.mean()
       if self._tells:
-        scalars['learning_rate'] = np.asarray(self._experiment.learning_rate(step - 1)).item()
+        if self._task.learning_rate:
+          scalars['learning_rate'] = np.asarray(self._task.learning_rate(step - 1)).item()
         rate = self._display.update(step, scalars.get('loss'))
         self._writer.write(step, scalars)
         with self._aside('TensorBoard'):
@@ -129,34 +125,37 @@ class Report:
 
   def look(self, step: int, state: TrainState) -> None:
     """Judges the averaged parameters, where that is due."""
-    heldout = due(step, self._config.evaluation.every_steps, self._num_steps)
-    preview = due(step, self._config.logging.preview_every_steps, self._num_steps)
+    judged = due(step, self._config.evaluation.every_steps, self._num_steps)
+    shown = due(step, self._config.logging.preview_every_steps, self._num_steps)
+    heldout = self._task.heldout if judged else None
+    preview = self._task.preview if shown else None
     if not (heldout or preview):
       return
     self.complete(self._window.flush())
     # One device does it: what is small is not worth all of them.
     params = self._parallel.on_one_device(next(iter(state.ema.values())))
+    frozen = self._frozen_here
     if not self._tells:
       return
     begin = time.monotonic()
     if heldout:
-      self._judge(step, params)
+      self._judge(step, lambda: heldout(params, frozen))
     if preview:
-      self._show(step, params)
+      self._show(step, lambda: preview(params, frozen))
     self._looked += time.monotonic() - begin
 
-  def _judge(self, step: int, params: Any) -> None:
+  def _judge(self, step: int, heldout: Callable[[], Scalars]) -> None:
     scalars: Scalars = {}
     with self._aside('held-out losses'):
-      scalars = self._heldout(params)
+      scalars = heldout()
     if scalars:
       self._writer.write(step, scalars)
       with self._aside('TensorBoard'):
         self._board.curves(step, scalars)
 
-  def _show(self, step: int, params: Any) -> None:
+  def _show(self, step: int, preview: Callable[[], np.ndarray]) -> None:
     with self._aside('the preview'):
-      pixels = self._preview(params)
+      pixels = pictures.grid(preview(), pictures.COLUMNS)
       pictures.write_png(self._workdir / 'samples' / f'step_{step:07d}.png', pixels)
       with self._aside('TensorBoard'):
         self._board.picture(step, 'preview', pixels)

@@ -10,6 +10,10 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from ddpm_jax.config.settings import Config
+from ddpm_jax.training.ema import decays
+from ddpm_jax.training.task import Task
+
 
 @flax.struct.dataclass
 class TrainState:
@@ -17,10 +21,10 @@ class TrainState:
 
   Attributes:
     step: () int32, the number of updates made.
-    params: {'network', 'schedule', 'loss'}, all trained.
+    params: the task's, all trained; a denoiser's are {'network', 'schedule', 'loss'}.
     ema: name -> an exponential moving average of `params`.
     opt_state: the optimizer's.
-    loss_state: the loss's own (a history, a teacher).
+    loss_state: the loss's own, such as a history.
   """
 
   step: Array
@@ -44,6 +48,18 @@ def init_state(
     opt_state=optimizer.init(params),
     loss_state=loss_state,
   )
+
+
+def new_state(task: Task, config: Config, given: Any = None) -> TrainState:
+  """The state of a task before the first step.
+
+  Args:
+    task: what is to be trained.
+    config: of its averages.
+    given: the first values of some branches of the parameters.
+  """
+  params, loss_state = task.init(given)
+  return init_state(params, task.optimizer, loss_state, tuple(decays(config)))
 
 
 def _copy(leaf: Array) -> Array:

@@ -12,13 +12,13 @@ import sys
 import tempfile
 
 import pytest
+from ddpm_jax.training.experiment import build
+from ddpm_jax.training.ownership import alone, locked, refuse_foreign
 from tiny import tiny
 
 from ddpm_jax.errors import InputError
 from ddpm_jax.training import loop
 from ddpm_jax.training.checkpoint import whole_steps
-from ddpm_jax.training.experiment import build
-from ddpm_jax.training.ownership import alone, locked, refuse_foreign
 
 WRITES = ('os.mkdir', 'os.rename', 'os.remove', 'os.rmdir', 'os.truncate', 'os.link', 'os.symlink')
 EVERY_STEP = {'training.num_steps': 1000, 'logging.every_steps': 1}

@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ddpm_jax.losses.problem import apply_network
+from ddpm_jax.training.experiment import build, make_step, new_state
 from tiny import tiny
 
 from ddpm_jax import data
 from ddpm_jax.errors import InputError
 from ddpm_jax.keys import Keys, example_keys, for_purpose, step_key
-from ddpm_jax.losses.problem import apply_network
 from ddpm_jax.training import generate
-from ddpm_jax.training.experiment import build, make_step, new_state
 from ddpm_jax.training.parallel import PARALLEL
 
 SETTINGS = {

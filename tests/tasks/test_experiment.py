@@ -6,6 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ddpm_jax.training.checks import check_training
+from ddpm_jax.training.experiment import build, new_state
+from ddpm_jax.training.heldout import make_heldout
 from tiny import tiny
 
 from ddpm_jax.diffusion import schedules
@@ -13,9 +16,6 @@ from ddpm_jax.diffusion.schedules import CONTINUOUS, Interpolated, parameters
 from ddpm_jax.errors import InputError
 from ddpm_jax.keys import example_keys
 from ddpm_jax.training import generate, load_run, train
-from ddpm_jax.training.checks import check_training
-from ddpm_jax.training.experiment import build, new_state
-from ddpm_jax.training.heldout import make_heldout
 
 
 @pytest.mark.parametrize('name', CONTINUOUS)

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ddpm_jax import data
 from ddpm_jax.diffusion import Schedule, q_sample
 from ddpm_jax.diffusion.parameterization import Denoiser
-from ddpm_jax.diffusion.schedules import bind
-from ddpm_jax.keys import example_keys, for_purpose
-from ddpm_jax.training.denoising import denoiser
-
-if TYPE_CHECKING:  # it imports this module
-  from ddpm_jax.training.experiment import Experiment
+from ddpm_jax.keys import for_purpose
+from ddpm_jax.tasks.experiment import Experiment
 
 LEVELS = 10
 
@@ -43,7 +36,7 @@ def eps_errors(
   Args:
     schedule: the path.
     denoiser: what is judged.
-    x0: (B, ...), in [-1, 1].
+    x0: (B, …), what is diffused.
     times: (K,).
     keys: (B,): an example meets the same noise at a level whenever it is asked.
   """
@@ -58,30 +51,8 @@ def eps_errors(
   return jax.lax.map(at, (jnp.arange(times.shape[0]), times))
 
 
-def make_heldout(experiment: Experiment) -> Callable[[Any], dict[str, float]]:
-  """Makes heldout(params) -> scalars.
-
-  'heldout/eps_mse' is the mean over the levels, 'heldout/eps_mse/log_snr_X' that of the level at
-  log-SNR X. The examples are `evaluation.batch_size` of the test split, evenly spaced in it.
-  """
-  schedule, split = experiment.schedule, experiment.dataset.test
-  log_snrs = levels(schedule)
-  names = [f'heldout/eps_mse/log_snr_{log_snr:.1f}' for log_snr in log_snrs]
+def evenly_spaced(experiment: Experiment) -> dict[str, Any]:
+  """`evaluation.batch_size` examples of the test split, evenly spaced in it."""
+  split = experiment.dataset.test
   count = min(len(split), experiment.config.evaluation.batch_size)
-  batch = split[np.arange(count) * len(split) // count]
-  keys = example_keys(jax.random.key(experiment.config.seed), jnp.arange(count))
-
-  @jax.jit
-  def errors(params: Any, learned: Any, batch: dict[str, Array], keys: Array) -> Array:
-    x0 = data.scale(batch['image'], experiment.dataset.num_levels)
-    bound = dataclasses.replace(experiment, schedule=bind(schedule, learned))
-    times = jax.vmap(bound.schedule.time)(jnp.asarray(log_snrs))
-    judged = denoiser(bound, params, {'label': batch['label']})
-    return eps_errors(bound.schedule, judged, x0, times, keys)
-
-  def heldout(params: Any) -> dict[str, float]:
-    values = np.asarray(errors(params['network'], params['schedule'], batch, keys), np.float64)
-    found = dict(zip(names, values.tolist(), strict=True))
-    return {'heldout/eps_mse': float(values.mean()), **found}
-
-  return heldout
+  return experiment.dataset.read(split, np.arange(count) * len(split) // count)

@@ -8,7 +8,16 @@ from typing import Any
 from absl import logging
 from etils import epath
 
-from ddpm_jax.config import RESUMABLE, Config, differing, is_free, leaves, plugin_sources, to_json
+from ddpm_jax.config import (
+  RESUMABLE,
+  Config,
+  differing,
+  is_free,
+  leaves,
+  plugin_sources,
+  to_json,
+  upgraded,
+)
 from ddpm_jax.errors import InputError
 from ddpm_jax.training.checkpoint import record_of
 
@@ -57,7 +66,9 @@ def experiment_of(folder: epath.Path, step: int) -> Mapping[str, Any] | None:
   record = record_of(folder, step)
   found = record.get('experiment') if isinstance(record, Mapping) else None
   parts = [found.get(part) for part in ('config', 'plugins')] if isinstance(found, Mapping) else []
-  return found if parts and all(isinstance(part, Mapping) for part in parts) else None
+  if found is None or not all(isinstance(part, Mapping) for part in parts):
+    return None
+  return {**found, 'config': upgraded(found['config'])}
 
 
 def note_unknown(folder: epath.Path, step: int) -> None:

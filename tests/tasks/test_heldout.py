@@ -1,12 +1,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ddpm_jax.training.experiment import build, new_state
+from ddpm_jax.training.heldout import eps_errors, levels, make_heldout
 from tiny import tiny
 
 from ddpm_jax.diffusion import SCHEDULES, Denoised
 from ddpm_jax.keys import example_keys
-from ddpm_jax.training.experiment import build, new_state
-from ddpm_jax.training.heldout import eps_errors, levels, make_heldout
 
 SCHEDULE = SCHEDULES['linear'](1000)
 

@@ -12,9 +12,9 @@ import jax
 import numpy as np
 from absl import logging
 from etils import epath
-from jax import Array
 
 from ddpm_jax import data
+from ddpm_jax.condition import Cond, from_record, to_record
 from ddpm_jax.config import (
   Config,
   from_json,
@@ -22,43 +22,50 @@ from ddpm_jax.config import (
   plugin_sources,
   provenance,
   to_json,
+  upgraded,
 )
 from ddpm_jax.diffusion import Parameterization, Schedule
 from ddpm_jax.diffusion.parameterization import Denoiser, Network
-from ddpm_jax.diffusion.schedules import parameters
+from ddpm_jax.diffusion.schedules import bind
 from ddpm_jax.errors import InputError
 from ddpm_jax.files import whole
 from ddpm_jax.losses import OF_TEACHERS
 from ddpm_jax.stores import check_reached, path_of, reaching
-from ddpm_jax.training import experiment as experiments
+from ddpm_jax.tasks.drawing import check_guidance
+from ddpm_jax.tasks.experiment import Experiment, build
+from ddpm_jax.tasks.identity import note_unknown, refuse_other
+from ddpm_jax.tasks.table import make_task
 from ddpm_jax.training import hosts
 from ddpm_jax.training.checkpoint import Checkpoints, folder_of, whole_steps
 from ddpm_jax.training.copies import CONFIG
-from ddpm_jax.training.denoising import bind_schedule, check_guidance
-from ddpm_jax.training.experiment import Experiment
-from ddpm_jax.training.identity import note_unknown, refuse_other
+from ddpm_jax.training.ema import decays
+from ddpm_jax.training.task import Task, Use, load_frozen
 
 Path = str | os.PathLike[str]
 
-FORMAT = 1  # of config.json
-LARGEST = 2**31  # no side of an image and no number of classes
-SHAPE = ('name', 'image_shape', 'num_levels', 'num_classes', 'classes')
+FORMAT = 2  # of config.json; 1 had the number of classes in place of the condition, and no task
+LARGEST = 2**31  # no side of an image
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """A trained network with all that it takes to use it; `generate` takes its parts.
+  """A trained task with all that it takes to use it.
 
   Attributes:
-    experiment: everything built from the run's config, and bound to the schedule that it learned,
-      if any; its data set holds shapes, no examples.
-    step: the number of updates that `params` have had.
-    params: the network's.
+    experiment: everything built from the run's config; its data set holds shapes, no examples.
+    task: what was trained.
+    use: how it is used, bound to what it learned of its schedule.
+    step: the number of updates that the parameters have had.
+    trained: the task's parameters, {'network', 'schedule', 'loss'}.
+    frozen: what the task reads besides.
   """
 
   experiment: Experiment
+  task: Task
+  use: Use
   step: int
-  params: Any
+  trained: Any
+  frozen: Any
 
   @property
   def config(self) -> Config:
@@ -66,26 +73,49 @@ class Run:
 
   @property
   def schedule(self) -> Schedule:
-    return self.experiment.schedule
+    """The path, with what was learned of it."""
+    schedule: Any = self.experiment.schedule
+    return bind(schedule, self.trained['schedule'])
 
   @property
   def parameterization(self) -> Parameterization:
-    return self.experiment.parameterization
+    found: Any = self.experiment.parameterization
+    return found
 
   @property
   def network(self) -> Network:
     """network(params, x, noise_label, cond) -> output."""
     return self.experiment.network
 
-  def rebuild(self, config: Config) -> Experiment:
-    """What another config of the same experiment makes, on the schedule that this run learned."""
-    experiment = experiments.build(config, self.experiment.dataset)
-    check_guidance(experiment)
-    return bind_schedule(experiment, {'schedule': parameters(self.schedule)})
+  @property
+  def params(self) -> Any:
+    """The network's parameters."""
+    return self.trained['network']
 
-  def denoiser(self, cond: dict[str, Array] | None = None) -> Denoiser:
-    """The denoiser for a condition: {'label': (B,) int32}, or {} for an unconditional network."""
-    return experiments.denoiser(self.experiment, self.params, cond or {})
+  def rebuild(self, config: Config) -> Run:
+    """The run under another config of the same experiment, as with another sampler."""
+    experiment = build(config, self.experiment.dataset)
+    check_guidance(experiment)
+    task = make_task(experiment)
+    use = used(task).bind(self.trained)
+    return dataclasses.replace(self, experiment=experiment, task=task, use=use)
+
+  def denoiser(self, cond: Cond | None = None) -> Denoiser:
+    """The denoiser for a condition, as {'label': (B,) int32}; {} for an unconditional network.
+
+    Raises:
+      InputError: the task is none of removing noise.
+    """
+    if self.use.denoiser is None:
+      raise InputError(f"config.task.name: '{self.config.task.name}' has no denoiser")
+    return self.use.denoiser(self.trained, cond or {}, self.schedule)
+
+
+def used(task: Task) -> Use:
+  """How a task's parameters are used; raises InputError where it does not say."""
+  if task.use is None:
+    raise InputError('config.task.name: the task draws and measures nothing by what it trains')
+  return task.use
 
 
 def load_run(
@@ -110,21 +140,27 @@ def load_run(
   config, shape = read_config(workdir, record, plugins), record['data']
   if changed := changed_plugins(record, config):
     logging.warning('%s: the code of %s has changed since training', workdir, ', '.join(changed))
-  pixels = np.zeros((0, *shape['image_shape']), np.uint8)
-  empty = data.Arrays(pixels, np.zeros(0, np.int32))
-  experiment = experiments.build(config, data.Dataset(train=empty, test=empty, **shape))
-  step, params = load_params(experiment, workdir, step, ema)
-  return Run(bind_schedule(experiment, params), step, params['network'])
+  experiment = build(config, without_examples(shape))
+  task = make_task(experiment)
+  step, trained = load_params(task, experiment.config, workdir, step, ema)
+  return Run(experiment, task, used(task).bind(trained), step, trained, load_frozen(task))
+
+
+def without_examples(shape: Mapping[str, Any]) -> data.Dataset:
+  """A data set of these shapes that holds no examples."""
+  cond = {name: np.zeros((0, *field.shape), field.dtype) for name, field in shape['cond'].items()}
+  empty = data.Arrays(np.zeros((0, *shape['image_shape']), np.uint8), cond)
+  return data.Dataset(train=empty, test=empty, **shape)
 
 
 def load_params(
-  experiment: Experiment, workdir: epath.Path, step: int | None = None, ema: bool = True
-) -> tuple[int, dict[str, Any]]:
-  """The step of a checkpoint and its parameters, {'network', 'schedule', 'loss'}."""
-  params = jax.eval_shape(lambda: experiments.init_params(experiment))
-  like = {'ema': {next(iter(experiment.decays)): params}} if ema else {'params': params}
-  folder = folder_of(workdir, experiment.config.checkpoint.folder)
-  found = hosts.from_first(lambda: chosen_step(workdir, folder, step, experiment.config))
+  task: Task, config: Config, workdir: epath.Path, step: int | None = None, ema: bool = True
+) -> tuple[int, Any]:
+  """The step of a checkpoint and the task's parameters in it."""
+  params = jax.eval_shape(lambda: task.init(None)[0])
+  like = {'ema': {next(iter(decays(config))): params}} if ema else {'params': params}
+  folder = folder_of(workdir, config.checkpoint.folder)
+  found = hosts.from_first(lambda: chosen_step(workdir, folder, step, config))
   with Checkpoints(folder) as checkpoints:
     part = checkpoints.restore_part(found, like)
   return found, next(iter(part['ema'].values())) if ema else part['params']
@@ -158,7 +194,7 @@ def read_record(workdir: epath.Path) -> dict[str, Any]:
       record = json.loads(path.read_bytes())
     if record.get('format', FORMAT) > FORMAT:
       raise InputError('was written by a later version of ddpm_jax; read it with that')
-    known = {'config': dict(record['config']), 'data': read_shape(record['data'])}
+    known = {'config': upgraded(dict(record['config'])), 'data': read_shape(record['data'])}
     return known | {'provenance': dict(record.get('provenance', {}))}
   except FileNotFoundError:
     raise InputError(
@@ -173,31 +209,29 @@ def read_record(workdir: epath.Path) -> dict[str, Any]:
 
 def read_shape(tree: Any) -> dict[str, Any]:
   """The shape of the data as config.json has it; raises InputError where it is none."""
-  shape = {name: tree[name] for name in SHAPE if name != 'classes'}
-  sides = shape['image_shape']
+  sides, num_levels, name = (tree[key] for key in ('image_shape', 'num_levels', 'name'))
   numbers = {f'image_shape[{axis}]': side for axis, side in enumerate(sides)}
-  numbers |= {name: shape[name] for name in ('num_levels', 'num_classes')}
-  if shape['num_classes'] is None:
-    del numbers['num_classes']
-  for name, number in numbers.items():
+  for key, number in (numbers | {'num_levels': num_levels}).items():
     if type(number) is not int or not 1 <= number < LARGEST:
-      raise InputError(f'data.{name}: {number!r} is not a whole number from 1 to {LARGEST - 1}')
+      raise InputError(f'data.{key}: {number!r} is not a whole number from 1 to {LARGEST - 1}')
   if len(sides) != 3:
     raise InputError(f'data.image_shape: {sides!r} is not height, width and channels')
-  if not isinstance(shape['name'], str):
-    raise InputError(f'data.name: {shape["name"]!r} is not a string')
-  classes = read_classes(tree.get('classes'), shape['num_classes'])
-  return shape | {'image_shape': tuple(sides), 'classes': classes}
+  if not isinstance(name, str):
+    raise InputError(f'data.name: {name!r} is not a string')
+  try:
+    cond = from_record(tree['cond'] if 'cond' in tree else cond_of_format_1(tree))
+  except ValueError as error:
+    raise InputError(f'data.{error}') from error
+  return {'name': name, 'image_shape': tuple(sides), 'num_levels': num_levels, 'cond': cond}
 
 
-def read_classes(classes: Any, num_classes: int | None) -> tuple[int, ...] | None:
-  """Those with a training example; None where the record is of before they were kept."""
-  if classes is None:
-    return None
-  known = range(num_classes or 0)
-  if not isinstance(classes, list) or not all(type(k) is int and k in known for k in classes):
-    raise InputError(f'data.classes: {classes!r} are not all numbers of classes')
-  return tuple(classes)
+def cond_of_format_1(tree: Any) -> dict[str, Any]:
+  """The condition of a record that has the number of classes in its place."""
+  count = tree['num_classes']
+  if count is None:
+    return {}
+  field = {'dtype': 'int32', 'null': count, 'title': 'label', 'num_classes': count}
+  return {'label': {**field, 'classes': tree.get('classes')}}
 
 
 def read_config(workdir: epath.Path, record: Mapping[str, Any], plugins: Collection[str]) -> Config:
@@ -224,43 +258,57 @@ def changed_plugins(
   return [name for name, digest in now if before.get(name) != digest]
 
 
-def write_record(workdir: epath.Path, experiment: Experiment) -> None:
-  """Writes config.json: the config, the shape of the data, the code and the machine."""
+def write_record(workdir: epath.Path, experiment: Experiment, frozen: Mapping[str, Any]) -> None:
+  """Writes config.json: the config, the shape of the data, what is frozen, code and machine."""
+  dataset = experiment.dataset
   record = {
     'format': FORMAT,
     'config': to_json(experiment.config),
-    'data': {name: getattr(experiment.dataset, name) for name in SHAPE},
+    'data': {
+      'name': dataset.name,
+      'image_shape': dataset.image_shape,
+      'num_levels': dataset.num_levels,
+      'cond': to_record(dataset.cond),
+    },
+    'frozen': frozen,
     'provenance': provenance() | {'plugins': plugin_sources(experiment.config)},
   }
   with whole(workdir / CONFIG) as part:
     part.write_text(json.dumps(record, indent=2) + '\n')
 
 
-def initial_params(experiment: Experiment, plugins: Collection[str] = ()) -> dict[str, Any] | None:
+def init_from(config: Config, plugins: Collection[str] = ()) -> dict[str, Any] | None:
   """{'network', 'schedule'} averaged, of the run `training.init_from` names; None where unset.
 
   That run may name functions of the modules `plugins` and of those that this experiment names.
 
   Raises:
-    InputError: that run has no checkpoint, its parameters have other shapes, or the loss cannot
-      learn from it.
+    InputError: that run has no checkpoint, or the loss cannot learn from it.
   """
-  source = experiment.config.training.init_from
+  source = config.training.init_from
   if source is None:
     return None
   try:
-    run = load_run(source, plugins=(*plugins, *modules_of(experiment.config)))
-    _, params = load_params(run.experiment, path_of(source, 'workdir'))
+    run = load_run(source, plugins=(*plugins, *modules_of(config)))
   except InputError as error:
     raise InputError(f'config.training.init_from: {error}') from error
-  check_teacher(experiment.config, run.config)
-  here = jax.eval_shape(lambda: experiments.init_params(experiment))
-  params, here = ({key: tree[key] for key in ('network', 'schedule')} for tree in (params, here))
-  if shapes(params) != shapes(here):
+  check_teacher(config, run.config)
+  return {key: run.trained[key] for key in ('network', 'schedule')}
+
+
+def check_same_network(config: Config, given: Any, params: Any) -> Any:
+  """The given {'network', 'schedule'} in the types of params, whose shapes they must have.
+
+  Raises:
+    InputError: they have others.
+  """
+  here = {key: params[key] for key in ('network', 'schedule')}
+  if shapes(given) != shapes(here):
     raise InputError(
-      f'config.training.init_from: the network in {source} has parameters of other names or shapes'
+      f'config.training.init_from: the network in {config.training.init_from} has parameters of '
+      'other names or shapes'
     )
-  return jax.tree.map(lambda leaf, want: leaf.astype(want.dtype), params, here)
+  return jax.tree.map(lambda leaf, want: leaf.astype(want.dtype), given, here)
 
 
 def check_teacher(config: Config, teacher: Config) -> None:

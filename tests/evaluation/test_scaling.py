@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-
 from ddpm_jax.training.scaling import CHIPS, Chip, all_reduce_seconds, efficiency
 
 

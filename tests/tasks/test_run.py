@@ -9,6 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ddpm_jax.training.checks import check_training
+from ddpm_jax.training.experiment import build, new_state
+from ddpm_jax.training.ownership import refuse_foreign
+from ddpm_jax.training.run import Run, check_teacher, initial_params, read_record, write_record
 from tiny import tiny
 
 from ddpm_jax import data
@@ -16,10 +20,6 @@ from ddpm_jax.diffusion import make_denoiser
 from ddpm_jax.errors import InputError
 from ddpm_jax.training import generate, load_run
 from ddpm_jax.training.checkpoint import Checkpoints
-from ddpm_jax.training.checks import check_training
-from ddpm_jax.training.experiment import build, new_state
-from ddpm_jax.training.ownership import refuse_foreign
-from ddpm_jax.training.run import Run, check_teacher, initial_params, read_record, write_record
 
 
 def shifted(tree, by):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ddpm_jax.codec import Codec, pixels
+from ddpm_jax.condition import Cond
 from ddpm_jax.diffusion.parameterization import (
   Network,
   Parameterization,
@@ -21,11 +23,13 @@ from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.keys import Keys, for_purpose
 from ddpm_jax.losses.time_laws import memory
 
+Batch = Mapping[str, Any]  # 'x' (B, …), 'cond' and 'index' (B,)
 
-def white(problem: Problem, batch: dict[str, Array], keys: Keys) -> tuple[Array, Array]:
+
+def white(context: LossContext, batch: Batch, keys: Keys) -> tuple[Array, Array]:
   """Independent standard normals, seen as they are."""
-  del problem
-  eps = noise_like(batch['image'], keys)
+  del context
+  eps = noise_like(batch['x'], keys)
   return eps, eps
 
 
@@ -35,11 +39,11 @@ class Factors(NamedTuple):
   weight: Callable[[Schedule, Array], Array]
   time_law: Callable[..., tuple[Array, Array]]
   distance: Callable[[Array], Array]
-  noise_law: Callable[[Problem, dict[str, Array], Keys], tuple[Array, Array]] = white
+  noise_law: Callable[[LossContext, Batch, Keys], tuple[Array, Array]] = white
 
 
 @dataclasses.dataclass(frozen=True)
-class Problem:
+class LossContext:
   """All that stays fixed while training; it holds no arrays that are trained.
 
   Attributes:
@@ -49,9 +53,11 @@ class Problem:
     factors: weight, laws of t and of the noise, distance.
     batch_size: of the whole batch, over all devices and hosts.
     gather: per-example values of this device -> those of the whole batch.
-    train: whether the network drops out units and labels.
-    num_levels: of a component of the data, for losses that are a probability of it.
-    self_condition: whether the network is to see its own estimate of x0 in training.
+    train: whether the network drops out units and conditions.
+    codec: of the data, for losses that are a probability of it.
+    frozen: what is read and not trained: {'codec': its parameters, 'teacher': a network's}.
+    recall: (cond, x0) -> the condition with an estimate of x0, for a network that is to see its own
+      in training; None for others.
   """
 
   network: Network
@@ -61,8 +67,9 @@ class Problem:
   batch_size: int
   gather: Callable[[Array], Array] = lambda values: values
   train: bool = True
-  num_levels: int = 256
-  self_condition: bool = False
+  codec: Codec = dataclasses.field(default_factory=lambda: pixels((), 256))
+  frozen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  recall: Callable[[Cond, Array], Cond] | None = None
 
 
 class LossOutput(NamedTuple):
@@ -73,14 +80,14 @@ class LossOutput(NamedTuple):
   state: Any
 
 
-Loss = Callable[[Problem, dict, Any, dict[str, Array], Keys], LossOutput]
+Loss = Callable[[LossContext, dict, Any, Batch, Keys], LossOutput]
 
 
 def starts_with(init: Callable[..., tuple[Any, Any]]) -> Callable[[Loss], Loss]:
   """Decorator of a loss that trains parameters of its own or carries a state from step to step.
 
   Args:
-    init: (problem, params, key, **options) -> (the first params['loss'], the first state). `params`
+    init: (context, params, key, **options) -> (the first params['loss'], the first state). `params`
       has 'network' and 'schedule' as training begins with them, `options` are the loss's own.
   """
 
@@ -91,7 +98,7 @@ def starts_with(init: Callable[..., tuple[Any, Any]]) -> Callable[[Loss], Loss]:
   return mark
 
 
-def start(loss: Loss, problem: Problem, params: dict, key: Array) -> tuple[Any, Any]:
+def start(loss: Loss, context: LossContext, params: dict, key: Array) -> tuple[Any, Any]:
   """What a loss begins with: params['loss'] and its state.
 
   One that does not say has no parameters, and for its state what the law of t remembers, so that
@@ -99,40 +106,37 @@ def start(loss: Loss, problem: Problem, params: dict, key: Array) -> tuple[Any, 
   """
   function, options = getattr(loss, 'func', loss), getattr(loss, 'keywords', {})
   init = getattr(function, 'init', None)
-  return init(problem, params, key, **options) if init else ({}, law_start(problem))
+  return init(context, params, key, **options) if init else ({}, law_start(context))
 
 
-def law_start(problem: Problem) -> Any:
+def law_start(context: LossContext) -> Any:
   """What the law of t remembers before the first step; () where it remembers nothing."""
-  kept = memory(problem.factors.time_law)
-  return kept.init(problem.schedule) if kept else ()
-
-
-TOLD = ('label', 'augmentation')
+  kept = memory(context.factors.time_law)
+  return kept.init(context.schedule) if kept else ()
 
 
 def apply_network(
-  problem: Problem, params: dict, xt: Array, t: Array, batch: dict[str, Array], keys: Keys
+  context: LossContext, params: dict, xt: Array, t: Array, batch: Batch, keys: Keys
 ) -> Array:
   """One batched call of the network at times t (B,); with self-conditioning one more before it."""
-  x, label = network_input(problem.parameterization, problem.schedule, xt, t)
-  cond = {name: batch[name] for name in TOLD if name in batch}
-  examples = keys.examples if problem.train else None
+  x, label = network_input(context.parameterization, context.schedule, xt, t)
+  examples = keys.examples if context.train else None
 
-  def network(cond: dict[str, Array]) -> Array:
-    return problem.network(params['network'], x, label, cond, batch['index'], examples)
+  def network(cond: Cond) -> Array:
+    return context.network(params['network'], x, label, cond, batch['index'], examples)
 
-  if not (problem.self_condition and problem.train):
-    return network(cond)
-  return network({**cond, 'x0': estimate(problem, network(cond), xt, t, keys)})
+  if context.recall is None or not context.train:
+    return network(batch['cond'])
+  x0 = estimate(context, network(batch['cond']), xt, t, keys)
+  return network(context.recall(batch['cond'], context.codec.clip(x0)))
 
 
-def estimate(problem: Problem, output: Array, xt: Array, t: Array, keys: Keys) -> Array:
+def estimate(context: LossContext, output: Array, xt: Array, t: Array, keys: Keys) -> Array:
   """x0 by a first output, held fixed, for one half of the examples at random; zeros for the rest.
 
   Reference: Chen et al. 2022, https://arxiv.org/abs/2208.04202, section 2, "Self-Conditioning".
   """
-  schedule, row = problem.schedule, problem.parameterization.row
+  schedule, row = context.schedule, context.parameterization.row
   value, _ = split_variance(output, xt)
 
   def example(value: Array, x: Array, t: Array, key: Array) -> Array:

@@ -16,11 +16,11 @@ from etils import epath
 from ddpm_jax.config import RESUMABLE, Config, differing, plain_group, to_json
 from ddpm_jax.errors import InputError
 from ddpm_jax.stores import is_store, size_of
+from ddpm_jax.tasks.identity import refuse_other
+from ddpm_jax.tasks.run import changed_plugins, read_record
 from ddpm_jax.training import hosts
 from ddpm_jax.training.checkpoint import folder_of, whole_steps
 from ddpm_jax.training.copies import CONFIG, METRICS, beside
-from ddpm_jax.training.identity import refuse_other
-from ddpm_jax.training.run import changed_plugins, read_record
 
 LOCK = '.lock'
 

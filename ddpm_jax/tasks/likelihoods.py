@@ -1,23 +1,21 @@
-"""Bits per dimension of a data split under a trained network, by each of LIKELIHOODS.
+"""Bits per dimension under a network that removes noise, by each of LIKELIHOODS.
 
-Every one of them is a bound on -log P of the pixels under a model of its own, which nothing orders
+Every one of them is a bound on -log P of the data under a model of its own, which nothing orders
 for a trained network; with the exact denoiser they agree but for the length of the chain.
 """
 
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
-from ddpm_jax import data
-from ddpm_jax.data.dataset import Split
+from ddpm_jax.condition import Cond
+from ddpm_jax.config.settings import naming
 from ddpm_jax.diffusion import (
   bits_per_dim,
   categorical,
@@ -31,28 +29,16 @@ from ddpm_jax.diffusion.continuous_bound import continuous_bound, even_in_cost
 from ddpm_jax.diffusion.likelihood import noised_log_prob
 from ddpm_jax.diffusion.parameterization import Denoiser
 from ddpm_jax.diffusion.schedules import Discrete, Schedule, interpolate
-from ddpm_jax.evaluation.available import Unavailable
-from ddpm_jax.evaluation.batching import even_size, map_batches, replicate
-from ddpm_jax.keys import for_purpose
-from ddpm_jax.samplers import clip_x0
+from ddpm_jax.errors import InputError, choose
+from ddpm_jax.keys import example_keys, for_purpose
+from ddpm_jax.samplers import THRESHOLDS
+from ddpm_jax.tasks.drawing import denoiser
+from ddpm_jax.tasks.experiment import Experiment
+from ddpm_jax.training.task import Batch, Measure
 
-Cond = dict[str, Array]
-Make = Callable[[Schedule, Any, Cond], Denoiser]
-Bits = Callable[[Any, Array, dict[str, Array]], Array]
+Clip = Callable[[Denoiser], Denoiser]
 
 STEPS = 1000  # of a chain through continuous time
-
-
-class Estimate(NamedTuple):
-  """A mean over examples and the standard error of its Monte-Carlo draws.
-
-  The error says how far another set of draws would land on the same examples; it does not say how
-  far another set of examples would.
-  """
-
-  mean: float
-  error: float
-  replicates: int
 
 
 class Settings(NamedTuple):
@@ -62,11 +48,13 @@ class Settings(NamedTuple):
     decoder: p(x0 | x_{t_1}).
     variance: of a chain's reverse steps, a key of VARIANCES.
     strata: the number of terms drawn for each example; None takes all of a chain's.
+    clip: a denoiser -> the same within the data's bounds.
   """
 
   decoder: Decoder
   variance: str
   strata: int | None
+  clip: Clip
 
 
 class Likelihood(NamedTuple):
@@ -84,7 +72,7 @@ class Likelihood(NamedTuple):
 
 
 def chain(schedule: Schedule, settings: Settings) -> Likelihood:
-  """The variational bound of a chain's reverse steps, the predicted x0 clipped to [-1, 1].
+  """The variational bound of a chain's reverse steps, x0 clipped to the data's bounds.
 
   As in DDPM's code: the data lies there, so that this only tightens the bound of a fixed variance.
   In continuous time the chain is of STEPS steps, even in log(1 + SNR).
@@ -95,7 +83,7 @@ def chain(schedule: Schedule, settings: Settings) -> Likelihood:
   def nats(make: Any, x0: Array, cond: Cond, key: Array, index: Array) -> Array:
     return bound(
       schedule,
-      clip_x0(make(cond)),
+      settings.clip(make(cond)),
       x0,
       key,
       times=chain_times(schedule),
@@ -117,11 +105,12 @@ def chain_times(schedule: Schedule) -> Array:
 
 
 def continuous(schedule: Schedule, settings: Settings) -> Likelihood:
-  """The variational bound of infinitely many steps, the predicted x0 clipped to [-1, 1]."""
+  """The variational bound of infinitely many steps, x0 clipped to the data's bounds."""
   schedule, strata = in_continuous_time(schedule), settings.strata or STEPS
 
   def nats(make: Any, x0: Array, cond: Cond, key: Array, index: Array) -> Array:
-    denoiser, decoder = clip_x0(make(cond)), settings.decoder
+    decoder = settings.decoder
+    denoiser = settings.clip(make(cond))
     return continuous_bound(
       schedule, denoiser, x0, key, strata=strata, decoder=decoder, index=index
     ).total
@@ -174,79 +163,76 @@ def in_continuous_time(schedule: Schedule) -> Schedule:
   return interpolate(schedule) if isinstance(schedule, Discrete) else schedule
 
 
-def make_bits(make: Make, likelihood: Likelihood, num_levels: int, *, conditional: bool) -> Bits:
-  """Makes bits(params, key, batch) -> (B,), each example's bits/dim, compiled.
-
-  The batch has uint8 'image' of num_levels levels, 'label', and 'index', which decides the draws.
-  For a conditional network the bits are those of an image given its label.
+def measures(
+  experiment: Experiment,
+  names: Sequence[str] | None = None,
+  variance: str | None = None,
+  exact: bool = False,
+) -> dict[str, Measure]:
+  """Likelihoods of a network that removes noise, each as a function and in words.
 
   Args:
-    make: (schedule, params, cond) -> denoiser.
-    likelihood: an entry of LIKELIHOODS, called.
-    num_levels: of the data.
-    conditional: whether the network is told labels.
+    experiment: on the schedule that it learned, if any.
+    names: of LIKELIHOODS; None: the config's.
+    variance: of a chain's reverse steps; None: `chosen_variance`'s.
+    exact: sum a chain's bound over every time, not a draw of some.
+
+  Raises:
+    InputError: there is no such likelihood, the schedule has none such, the variance was not
+      learned, or the codec loses something of the data.
   """
+  wanted, codec = experiment.config.evaluation, experiment.codec
+  with naming('config'):
+    num_levels = codec.levels('bits/dim')
+  how = Settings(
+    decoder=DECODERS[wanted.decoder](num_levels),
+    variance=chosen_variance(experiment, variance),
+    strata=None if exact else wanted.strata,
+    clip=lambda denoiser: THRESHOLDS['clip'](denoiser, codec.bounds),
+  )
+  schedule: Any = experiment.schedule
+  found = {}
+  for name in names or wanted.likelihoods:
+    entry = choose(LIKELIHOODS, name, '--likelihood')
+    try:
+      likelihood = entry(schedule, how)
+    except ValueError as error:
+      raise InputError(f"the likelihood '{name}' on this schedule: {error}") from error
+    found[name] = Measure(make_bits(experiment, likelihood), likelihood.how)
+  return found
+
+
+def make_bits(experiment: Experiment, likelihood: Likelihood) -> Callable[..., Array]:
+  """Makes bits(params, frozen, key, batch) -> (B,), each example's bits/dim, compiled.
+
+  The batch has 'x' as it is stored, 'cond', and 'index', which decides the draws. For a conditional
+  network the bits are those of an example given its condition.
+  """
+  codec = experiment.codec
 
   @jax.jit
-  def bits(params: Any, key: Array, batch: dict[str, Array]) -> Array:
-    x0 = data.scale(batch['image'], num_levels)
-    cond = {'label': batch['label']} if conditional else {}
-    read = functools.partial(make, likelihood.schedule, params)
-    return bits_per_dim(likelihood.nats(read, x0, cond, key, batch['index']), x0[0])
+  def bits(params: Any, frozen: Any, key: Array, batch: Batch) -> Array:
+    def read(cond: Cond) -> Denoiser:
+      return denoiser(experiment, params['network'], cond, likelihood.schedule)
+
+    keys = for_purpose(example_keys(key, batch['index']), 'codec')
+    x0 = codec.encode(frozen['codec'], batch['x'], keys)
+    nats = likelihood.nats(read, x0, batch['cond'], key, batch['index'])
+    return bits_per_dim(nats, x0[0])
 
   return bits
 
 
-def split_bits(
-  bits: Bits,
-  params: Any,
-  split: Split,
-  *,
-  seed: int,
-  batch_size: int,
-  tolerance: float = 0.02,
-  most: int = 16,
-  advance: Callable[[int], Any] = lambda rows: None,
-) -> Estimate:
-  """The mean bits/dim of a split.
-
-  Independent replicates of the estimate, two at least, are drawn until its standard error is at
-  most `tolerance` or there are `most`.
-
-  Args:
-    bits: from `make_bits`.
-    params: as `make` takes them.
-    split: the examples.
-    seed: of the draws.
-    batch_size: examples at a time, over all devices.
-    tolerance: bits/dim.
-    most: replicates.
-    advance: told how many more examples are done, in each replicate anew.
+def chosen_variance(experiment: Experiment, wanted: str | None) -> str:
+  """The one wanted; else the learned one, else 'large', for the variational loss 'small'.
 
   Raises:
-    Unavailable: the split is empty.
+    InputError: it is one that the network did not learn.
   """
-  if not len(split):
-    raise Unavailable('there is no held-out image')
-  size = even_size(len(split), batch_size)
-  key = for_purpose(jax.random.key(seed), 'bound')
-  params, key = replicate((params, key))
-  replicates: list[np.ndarray] = []
-  while len(replicates) < most:
-    of_replicate = functools.partial(bits, params, jax.random.fold_in(key, len(replicates)))
-    batches = data.batches(split, size)
-    replicates.append(map_batches(of_replicate, batches, size, advance))
-    if len(replicates) >= 2 and estimate(np.stack(replicates)).error <= tolerance:
-      break
-  return estimate(np.stack(replicates))
-
-
-def estimate(values: np.ndarray) -> Estimate:
-  """The mean of values (R, N) of R >= 2 independent replicates for each of N examples.
-
-  Its standard error is sqrt(Σ_n s_n² / R) / N, with s_n² the variance over example n's replicates.
-  """
-  replicates, examples = values.shape
-  within = values.astype(np.float64).var(axis=0, ddof=1)
-  error = math.sqrt(within.sum() / replicates) / examples
-  return Estimate(float(values.mean(dtype=np.float64)), error, replicates)
+  parameterization: Any = experiment.parameterization
+  learns = getattr(experiment.module, 'learn_variance', False)
+  learned = parameterization.head.variance if learns else None
+  usual = 'small' if experiment.config.loss.name == 'variational' else 'large'
+  if wanted not in (None, 'small', 'large', learned):
+    raise InputError(f'--variance: this network learned no {wanted}; choose small or large')
+  return wanted or learned or usual

@@ -2,9 +2,8 @@ import re
 
 import numpy as np
 import pytest
-from tiny import tiny
-
 from ddpm_jax.training.checks import rate_jump
+from tiny import tiny
 
 
 def of(lr_schedule, num_steps):

@@ -20,12 +20,12 @@ import jax
 import numpy as np
 from etils import epath
 
-from ddpm_jax import data
 from ddpm_jax.config import Config
-from ddpm_jax.training import loop
-from ddpm_jax.training.experiment import Experiment, make_step, new_state
+from ddpm_jax.tasks import train
 from ddpm_jax.training.flops import count_flops
-from ddpm_jax.training.parallel import Parallel
+from ddpm_jax.training.job import Job
+from ddpm_jax.training.loop import make_step, read_stream
+from ddpm_jax.training.state import new_state
 
 Time = TypeVar('Time')
 NEVER = sys.maxsize
@@ -88,14 +88,16 @@ class Program(NamedTuple):
 class Bare:
   """The compiled step alone: one batch that stays on the devices, the state carried along."""
 
-  def __init__(self, experiment: Experiment, parallel: Parallel):
-    self._step: Any = parallel.compile(make_step(experiment, parallel))
-    self._state = parallel.place_state(new_state(experiment))
-    self._batch = parallel.place_batch(next(batches(experiment)))
+  def __init__(self, job: Job):
+    parallel = job.parallel
+    self._step: Any = parallel.compile(make_step(job))
+    self._state = parallel.place_state(new_state(job.task, job.config))
+    self._frozen = parallel.place_state(job.frozen)
+    self._batch = parallel.place_batch(next(read_stream(job)))
 
   def compile(self) -> Program:
     """Compiles the step; the call after it takes the program from the cache."""
-    arguments = self._state, self._batch
+    arguments = self._state, self._frozen, self._batch
     lowered = self._step.lower(*arguments)
     start = time.perf_counter()
     compiled = lowered.compile()
@@ -114,7 +116,7 @@ class Bare:
     # The host runs no further ahead than it does in the loop.
     ahead: collections.deque[Any] = collections.deque()
     for _ in range(steps):
-      self._state, metrics = self._step(self._state, self._batch)
+      self._state, metrics = self._step(self._state, self._frozen, self._batch)
       ahead.append(metrics)
       if len(ahead) > AHEAD:
         jax.block_until_ready(ahead.popleft())
@@ -133,7 +135,7 @@ def _total(memory: Any) -> int:
 
 
 class Loop:
-  """The training loop itself, `training.train`, in a folder of its own.
+  """The training loop itself, `tasks.train`, in a folder of its own.
 
   It goes by pairs of blocks: one without a checkpoint, and one with a checkpoint in its middle,
   which ends when its steps are done and the checkpoint is whole. So a checkpoint's full cost is
@@ -146,7 +148,7 @@ class Loop:
     self._steps, self._done = steps, 0
     self._every = config.checkpoint.every_steps
     self._checkpoints = workdir / 'checkpoints'
-    self._stream = loop.steps(loop_config(config, steps, 2 * steps * (blocks + 1)), workdir)
+    self._stream = train.steps(loop_config(config, steps, 2 * steps * (blocks + 1)), workdir)
     # Half a block compiles and warms up, which puts the checkpoints, every second block's length,
     # in the middle of the blocks that hold one.
     self._advance(-(-steps // 2))
@@ -215,17 +217,17 @@ class InputRates(NamedTuple):
   again: float
 
 
-def input_rates(experiment: Experiment, parallel: Parallel, seconds: float = 3.0) -> InputRates:
+def input_rates(job: Job, seconds: float = 3.0) -> InputRates:
   """Reads for so long, or one epoch, and the same again."""
-  stream = batches(experiment)
+  stream: Any = read_stream(job)
   beginning = stream.get_state()
-  size = experiment.config.dataset.batch_size
-  epoch = max(1, len(experiment.dataset.train) // size)
+  size = job.config.dataset.batch_size
+  epoch = max(1, len(job.dataset.train) // size)
 
   def read(most: int, seconds: float) -> tuple[int, float]:
     start, number, elapsed = time.perf_counter(), 0, 0.0
     while number < most and elapsed < seconds:
-      jax.block_until_ready(parallel.place_batch(next(stream)))
+      jax.block_until_ready(job.parallel.place_batch(next(stream)))
       number, elapsed = number + 1, time.perf_counter() - start
     return number, elapsed
 
@@ -244,15 +246,3 @@ def peak_memory() -> tuple[int, str]:
     return peak, 'of a device'
   unit = 1 if sys.platform == 'darwin' else 1024
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, 'of the process'
-
-
-def batches(experiment: Experiment) -> Any:
-  """The stream of batches that the loop reads, from its beginning."""
-  config = experiment.config
-  return data.train_iterator(
-    experiment.dataset,
-    config.dataset.batch_size,
-    config.seed,
-    jax.process_index(),
-    jax.process_count(),
-  )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
 import math
@@ -11,45 +10,52 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ddpm_jax.config import Config, naming
+from ddpm_jax.condition import shapes
+from ddpm_jax.config import Config
+from ddpm_jax.config.plugins import PLUGIN
 from ddpm_jax.errors import InputError
-from ddpm_jax.keys import Keys
-from ddpm_jax.losses import LOSSES, LossOutput, trained_variance
+from ddpm_jax.keys import Keys, example_keys, step_key
+from ddpm_jax.losses import LOSSES, LossContext, LossOutput, trained_variance
 from ddpm_jax.models.unet import UNet
+from ddpm_jax.tasks.denoising import make_context
+from ddpm_jax.tasks.drawing import check_guidance, warn_unstable
+from ddpm_jax.tasks.experiment import Experiment
 from ddpm_jax.training import optimizers
-from ddpm_jax.training.denoising import check_guidance, warn_unstable
-from ddpm_jax.training.experiment import Experiment, batch_and_keys, new_state, refuse_gather
-from ddpm_jax.training.parallel import all_devices, in_slices, make_parallel
+from ddpm_jax.training.job import Job
+from ddpm_jax.training.loop import refuse_gather
+from ddpm_jax.training.parallel import all_devices, in_slices
 from ddpm_jax.training.state import TrainState
+from ddpm_jax.training.task import Batch
 
 
-def check_training(experiment: Experiment) -> None:
+def check_training(experiment: Experiment, job: Job) -> None:
   """Raises InputError where training would be in vain, or a loss or a plug-in cannot begin.
 
   A sampler that would blow up what previews show is only warned of. What only samples or evaluates
   is free to leave a learned variance alone.
   """
   config, module = experiment.config, experiment.module
-  if getattr(module, 'learn_variance', False):
+  if getattr(module, 'learn_variance', False) and experiment.parameterization:
     check_learned_variance(config, experiment.parameterization.head.variance)
-  check_guidance(experiment)
+  if experiment.sampler:
+    check_guidance(experiment)
   if config.loss.name == 'hybrid':
-    check_estimates(config, experiment.problem.factors.time_law)
+    check_estimates(config, experiment.factors.time_law)
   if isinstance(module, UNet):
-    check_attention(config, experiment.dataset.image_shape[0])
-  with naming('config.loss', otherwise='config.loss.name'):
-    state = jax.eval_shape(lambda: new_state(experiment))
-  check_memory(experiment, state)
+    check_attention(config, experiment.codec.shape[0])
+  check_memory(experiment, job)
   if config.loss.noise_law:
     check_noise_law(experiment)
-  if config.loss.name not in LOSSES:
-    check_plug_in(experiment, state)
+  if any(PLUGIN.fullmatch(choice.name) for choice in (config.loss, config.task)):
+    check_plug_in(job)
   if config.parallel.microbatches > 1:
-    check_parts(experiment, state)
-  warn_unstable(experiment)
+    traced_loss(job, refuse_gather)
+  if experiment.sampler and experiment.schedule is not None:
+    warn_unstable(experiment)
 
 
 def rate_jump(config: Config, before: int, step: int) -> str | None:
@@ -109,7 +115,7 @@ def remarks(experiment: Experiment) -> Iterator[str]:
       'config.parallel.slices makes several of them'
     )
   if isinstance(module, UNet):
-    height = experiment.dataset.image_shape[0]
+    height = experiment.codec.shape[0]
     heights = [height >> level for level in range(len(module.multipliers))]
     for wanted in config.model.arguments.get('attention_resolutions', ()):
       if wanted not in heights:
@@ -119,14 +125,14 @@ def remarks(experiment: Experiment) -> Iterator[str]:
         )
 
 
-def check_memory(experiment: Experiment, state: TrainState) -> None:
+def check_memory(experiment: Experiment, job: Job) -> None:
   """Raises InputError where what every step holds is more than the machine has.
 
   A step takes several times as much; what passes may still be too large.
   """
-  limit, examples, devices = memory_limit(), experiment.problem.batch_size, jax.device_count()
-  images = 4 * examples * math.prod(experiment.dataset.image_shape) // devices
-  layout = make_parallel(experiment.config.parallel, all_devices()).layout(state)
+  limit, examples, devices = memory_limit(), job.config.dataset.batch_size, jax.device_count()
+  images = 4 * examples * math.prod(experiment.codec.shape) // devices
+  layout = job.parallel.layout(job.shapes)
   held = size_on_each(layout) + size_on_each(layout.params)
   parts = {
     'config.dataset.batch_size': (f'{examples} examples', images),
@@ -185,43 +191,70 @@ def check_estimates(config: Config, law: Any) -> None:
     )
 
 
-def check_plug_in(experiment: Experiment, state: TrainState) -> None:
-  """Raises InputError where a loss from elsewhere does not return what a loss returns."""
-
-  def run(state: TrainState, batch: dict[str, Array], keys: Keys) -> Any:
-    return experiment.loss(experiment.problem, state.params, state.loss_state, batch, keys)
-
-  where = f"config.loss.name: '{experiment.config.loss.name}'"
-  output = traced(where, run, state, *batch_and_keys(experiment))
-  size = experiment.problem.batch_size
+def check_plug_in(job: Job) -> None:
+  """Raises InputError where a loss or a task from elsewhere does not return what a loss returns."""
+  config = job.config
+  group = 'loss' if PLUGIN.fullmatch(config.loss.name) else 'task'
+  where = f"config.{group}.name: '{getattr(config, group).name}'"
+  output = traced(where, traced_loss, job)
+  size = config.dataset.batch_size
   if not isinstance(output, LossOutput) or getattr(output.values, 'shape', None) != (size,):
     raise InputError(f'{where} does not return LossOutput(values (B,), metrics, state)')
 
 
-def check_parts(experiment: Experiment, state: TrainState) -> None:
-  """Raises InputError where the loss wants the whole batch, and it is to come in parts."""
-  problem = dataclasses.replace(experiment.problem, gather=refuse_gather)
+def traced_loss(job: Job, gather: Callable[[Array], Array] = lambda values: values) -> Any:
+  """The shapes that the task's loss returns for a batch."""
 
-  def run(state: TrainState, batch: dict[str, Array], keys: Keys) -> Any:
-    return experiment.loss(problem, state.params, state.loss_state, batch, keys)
+  def run(state: TrainState, frozen: Any, batch: Batch, keys: Keys) -> Any:
+    return job.task.loss(state.params, state.loss_state, frozen, batch, keys, gather)
 
-  jax.eval_shape(run, state, *batch_and_keys(experiment))
+  return jax.eval_shape(run, job.shapes, job.frozen, *batch_and_keys(job))
+
+
+def batch_and_keys(job: Job) -> tuple[Batch, Keys]:
+  """The shapes of what a loss is given in training."""
+  size, dataset = job.config.dataset.batch_size, job.dataset
+  batch = {
+    'x': jax.ShapeDtypeStruct((size, *dataset.image_shape), jnp.uint8),
+    'cond': shapes(dataset.cond, size),
+    'index': jax.ShapeDtypeStruct((size,), jnp.int32),
+  }
+  key = step_key(0, 0)
+  return batch, Keys(key, example_keys(key, jnp.arange(size)))
 
 
 def check_noise_law(experiment: Experiment) -> None:
-  """Raises InputError where a law of the noise does not return two noises like the images."""
-  problem, (batch, keys) = experiment.problem, batch_and_keys(experiment)
+  """Raises InputError where a law of the noise does not return two noises like what is diffused."""
+  context, size = make_context(experiment), experiment.config.dataset.batch_size
+  batch = {
+    'x': jax.ShapeDtypeStruct((size, *experiment.codec.shape), jnp.float32),
+    'cond': shapes(experiment.dataset.cond, size),
+    'index': jax.ShapeDtypeStruct((size,), jnp.int32),
+  }
+  key = step_key(0, 0)
+  keys = Keys(key, example_keys(key, jnp.arange(size)))
   where = f"config.loss.noise_law: '{experiment.config.loss.noise_law}'"
-  found = traced(where, functools.partial(problem.factors.noise_law, problem), batch, keys)
-  shapes = [getattr(noise, 'shape', None) for noise in jax.tree.leaves(found)]
-  if shapes != [batch['image'].shape] * 2:
-    raise InputError(f"{where} does not return (eps, shown), both like batch['image']")
+  found = traced(where, eval_shapes, context.factors.noise_law, context, batch, keys)
+  sizes = [getattr(noise, 'shape', None) for noise in jax.tree.leaves(found)]
+  if sizes != [batch['x'].shape] * 2:
+    raise InputError(f"{where} does not return (eps, shown), both like batch['x']")
+
+
+def eval_shapes(law: Callable, context: LossContext, batch: Batch, keys: Keys) -> Any:
+  """The shapes that a law of the noise returns."""
+  return jax.eval_shape(functools.partial(law, context), batch, keys)
+
+
+# What a batch was made of in format 1.
+RENAMED = {'image': "batch['x']", 'label': "batch['cond']['label']"}
 
 
 def traced(where: str, function: Callable, *args: Any) -> Any:
-  """What a function of these shapes returns; InputError naming the place where it raises."""
+  """What function(*args) returns; InputError naming the place where it raises."""
   try:
-    return jax.eval_shape(function, *args)
+    return function(*args)
   except Exception as error:
     line = str(error).strip().split('\n')[0]
-    raise InputError(f'{where}: {type(error).__name__}: {line}') from error
+    key = error.args[0] if isinstance(error, KeyError) and error.args else None
+    mend = f'; it is {RENAMED[key]} now' if key in RENAMED else ''
+    raise InputError(f'{where}: {type(error).__name__}: {line}{mend}') from error

@@ -1,0 +1,184 @@
+"""The task of a variational autoencoder."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ddpm_jax import data, models
+from ddpm_jax.condition import Cond
+from ddpm_jax.config.settings import naming
+from ddpm_jax.errors import InputError
+from ddpm_jax.keys import Keys, example_keys, for_purpose, step_key
+from ddpm_jax.losses import LossContext, LossOutput, start
+from ddpm_jax.tasks import evidence
+from ddpm_jax.tasks.denoising import OTHERS as LOSSES
+from ddpm_jax.tasks.denoising import PREVIEWS, later
+from ddpm_jax.tasks.experiment import Experiment
+from ddpm_jax.tasks.heldout import evenly_spaced
+from ddpm_jax.training.task import Batch, Frozen, Task, Use
+
+
+def autoencoding(experiment: Experiment, teacher: Frozen | None = None) -> Task:
+  """Training an autoencoder by the evidence lower bound.
+
+  Its params are {'network', 'schedule', 'loss'}; it has no schedule, and that branch is empty.
+
+  Args:
+    experiment: of a module with an encoder and a decoder.
+    teacher: has no part in it.
+
+  Raises:
+    InputError: the experiment is one of another task.
+  """
+  del teacher
+  check(experiment)
+  context = make_context(experiment)
+  return Task(
+    init=functools.partial(init, experiment, context),
+    loss=functools.partial(loss, experiment, context),
+    optimizer=experiment.optimizer,
+    learning_rate=experiment.learning_rate,
+    frozen={'codec': Frozen(experiment.codec.source, experiment.codec.load)},
+    heldout=later(lambda: make_heldout(experiment, context)),
+    preview=later(lambda: make_preview(experiment)),
+    use=make_use(experiment),
+  )
+
+
+def check(experiment: Experiment) -> None:
+  """Raises InputError where the experiment is one of another task."""
+  config, module = experiment.config, experiment.module
+  if not (hasattr(module, 'encode') and hasattr(module, 'decode')):
+    raise InputError(
+      f"config.model.name: '{config.model.name}' has no encoder and decoder; take 'autoencoder', "
+      'or set config.task.name=denoising'
+    )
+  if config.loss.name not in LOSSES:
+    raise InputError(
+      f"config.loss.name: '{config.loss.name}' trains no autoencoder; choose one of "
+      f'{", ".join(sorted(LOSSES))}'
+    )
+  with naming('config'):
+    experiment.codec.levels('the evidence lower bound')
+
+
+def make_context(experiment: Experiment) -> LossContext:
+  """What the loss is given beside parameters and data."""
+  nothing: Any = None  # no schedule and no parameterization
+  module: Any = experiment.module
+  coder: Any = models.make_coder(module)
+  size = experiment.config.dataset.batch_size
+  return LossContext(coder, nothing, nothing, experiment.factors, size, codec=experiment.codec)
+
+
+def init(experiment: Experiment, context: LossContext, given: Any = None) -> tuple[Any, Any]:
+  """The parameters before training, from the config's seed, and the loss's first state."""
+  seed = jax.random.key(experiment.config.seed)
+  if given is None:
+    module: Any = experiment.module
+    with naming('config.model'):
+      network = models.init_coder(module, for_purpose(seed, 'init'), experiment.codec.shape)
+    given = {'network': network, 'schedule': {}}
+  own, state = start(experiment.loss, context, given, for_purpose(seed, 'loss'))
+  return {**given, 'loss': own}, state
+
+
+def loss(
+  experiment: Experiment,
+  context: LossContext,
+  params: Any,
+  state: Any,
+  frozen: Any,
+  batch: Batch,
+  keys: Keys,
+  gather: Callable[[Array], Array],
+) -> LossOutput:
+  """The config's loss of a batch as it is stored."""
+  x = batch['x']
+  if experiment.config.dataset.flip:
+    x = data.random_flip(x, for_purpose(keys.examples, 'flip'))
+  x = experiment.codec.encode(frozen['codec'], x, for_purpose(keys.examples, 'codec'))
+  bound = dataclasses.replace(context, frozen=frozen, gather=gather)
+  return experiment.loss(bound, params, state, {**batch, 'x': x}, keys)
+
+
+def make_use(experiment: Experiment) -> Use:
+  """Samples, likelihoods and reconstructions."""
+  module: Any = experiment.module
+  coder: Any = models.make_coder(module)
+  shape = experiment.codec.shape
+
+  def generate(params: Any, frozen: Any, cond: Cond, keys: Array, **options: Any) -> Array:
+    """E[x | z] for z from the prior."""
+    del frozen
+    if options:
+      raise InputError(f'an autoencoder has no path, and draws nothing by {", ".join(options)}')
+    z = jax.vmap(lambda key: jax.random.normal(key, (coder.latents,)))(for_purpose(keys, 'prior'))
+    return coder.decode(params['network'], z, cond, shape)[0]
+
+  def reconstruct(params: Any, frozen: Any, x: Array, cond: Cond) -> Array:
+    """E[x | z] at the mean z of q(z | x)."""
+    encoded = experiment.codec.encode(frozen['codec'], x, unused_keys(x.shape[0]))
+    mean, _ = coder.encode(params['network'], encoded, cond)
+    return coder.decode(params['network'], mean, cond, shape)[0]
+
+  use = Use(
+    bind=lambda params: use,
+    generate=generate,
+    evaluations=lambda picture=None: 1,
+    describe=lambda: 'the mean of p(x | z) at z from the prior',
+    bits=functools.partial(evidence.measures, experiment),
+    reconstruct=reconstruct,
+  )
+  return use
+
+
+def unused_keys(count: int) -> Array:
+  """Keys for a codec that draws nothing."""
+  return example_keys(jax.random.key(0), jnp.arange(count))
+
+
+def make_preview(experiment: Experiment) -> Callable[[Any, Any], np.ndarray]:
+  """Makes preview(params, frozen) -> PREVIEWS samples as pictures, uint8 (N, H, W, C)."""
+  keys = example_keys(jax.random.key(experiment.config.seed), jnp.arange(PREVIEWS))
+  cond, use = experiment.dataset.some_cond(PREVIEWS), make_use(experiment)
+
+  @jax.jit
+  def pictures(params: Any, frozen: Any, cond: Cond, keys: Array) -> Array:
+    return experiment.codec.decode(frozen['codec'], use.generate(params, frozen, cond, keys))
+
+  return lambda params, frozen: np.asarray(pictures(params, frozen, cond, keys))
+
+
+def make_heldout(
+  experiment: Experiment, context: LossContext
+) -> Callable[[Any, Any], dict[str, float]]:
+  """Makes heldout(params, frozen) -> 'heldout/loss' and the loss's metrics.
+
+  The examples are `evaluation.batch_size` of the test split, evenly spaced in it, and each meets
+  the same noise whenever it is asked.
+  """
+  batch = evenly_spaced(experiment)
+  still = dataclasses.replace(context, train=False)
+
+  @jax.jit
+  def values(params: Any, frozen: Any, batch: Batch) -> dict[str, Array]:
+    key = for_purpose(step_key(experiment.config.seed, 0), 'heldout')
+    keys = Keys(key, example_keys(key, jnp.arange(len(batch['x']))))
+    x = experiment.codec.encode(frozen['codec'], batch['x'], for_purpose(keys.examples, 'codec'))
+    index = jnp.arange(len(batch['x']))
+    output = experiment.loss(still, params, None, {**batch, 'x': x, 'index': index}, keys)
+    return {'loss': jnp.mean(output.values), **jax.tree.map(jnp.mean, output.metrics)}
+
+  def heldout(params: Any, frozen: Any) -> dict[str, float]:
+    return {f'heldout/{name}': float(v) for name, v in values(params, frozen, batch).items()}
+
+  return heldout

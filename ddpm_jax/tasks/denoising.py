@@ -1,0 +1,220 @@
+"""The task of a network that removes noise."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ddpm_jax import data, models
+from ddpm_jax.condition import Cond
+from ddpm_jax.config.settings import naming
+from ddpm_jax.diffusion.parameterization import Denoiser
+from ddpm_jax.diffusion.schedules import bind, parameters
+from ddpm_jax.errors import InputError
+from ddpm_jax.keys import Keys, example_keys, for_purpose
+from ddpm_jax.losses import LOSSES, OF_TEACHERS, LossContext, LossOutput, start
+from ddpm_jax.tasks import drawing, likelihoods
+from ddpm_jax.tasks.drawing import Route, recalls, route_of
+from ddpm_jax.tasks.experiment import Experiment
+from ddpm_jax.tasks.heldout import eps_errors, evenly_spaced, levels
+from ddpm_jax.training.task import Batch, Frozen, Task, Use
+
+OTHERS = frozenset({'elbo'})  # the losses that train something else
+PREVIEWS = 40
+
+
+def denoising(experiment: Experiment, teacher: Frozen | None = None) -> Task:
+  """Training a network to remove noise, by an entry of LOSSES.
+
+  Its params are {'network', 'schedule', 'loss'}: the network's, what a schedule learns, and what
+  the loss trains beside them.
+
+  Args:
+    experiment: with a schedule, a parameterization and a sampler.
+    teacher: of a loss that learns from another run: {'network', 'schedule'}.
+
+  Raises:
+    InputError: something of that is missing or does not fit.
+  """
+  check(experiment)
+  context = make_context(experiment)
+  frozen = {'codec': Frozen(experiment.codec.source, experiment.codec.load)}
+  if experiment.config.loss.name in OF_TEACHERS and teacher is not None:
+    frozen['teacher'] = Frozen(teacher.source, lambda: teacher.load()['network'])
+  return Task(
+    init=functools.partial(init, experiment, context),
+    loss=functools.partial(loss, experiment, context),
+    optimizer=experiment.optimizer,
+    learning_rate=experiment.learning_rate,
+    frozen=frozen,
+    heldout=later(lambda: make_heldout(experiment)),
+    preview=later(lambda: make_preview(experiment)),
+    use=make_use(experiment),
+  )
+
+
+def later(make: Callable[[], Callable]) -> Callable:
+  """The function that make() makes, which is called at its first use."""
+  made = functools.cache(make)
+  return lambda *args: made()(*args)
+
+
+def check(experiment: Experiment) -> None:
+  """Raises InputError where the experiment is one of another task."""
+  config, module = experiment.config, experiment.module
+  if hasattr(module, 'encode') and hasattr(module, 'decode'):
+    raise InputError(
+      f"config.model.name: '{config.model.name}' removes no noise; set "
+      'config.task.name=autoencoding, or take another network'
+    )
+  if config.loss.name in OTHERS:
+    mend = ', '.join(sorted(LOSSES.keys() - OTHERS))
+    raise InputError(
+      f"config.loss.name: '{config.loss.name}' trains no denoiser; choose one of {mend}"
+    )
+  if config.loss.name in OF_TEACHERS and config.training.init_from is None:
+    raise InputError(
+      f"config.training.init_from: unset; '{config.loss.name}' learns from the run in that folder"
+    )
+  route_of(experiment)
+
+
+def make_context(experiment: Experiment) -> LossContext:
+  """What the loss is given beside parameters and data."""
+  schedule: Any = experiment.schedule
+  parameterization: Any = experiment.parameterization
+  return LossContext(
+    experiment.network,
+    schedule,
+    parameterization,
+    experiment.factors,
+    experiment.config.dataset.batch_size,
+    codec=experiment.codec,
+    recall=models.tell_estimate if recalls(experiment) else None,
+  )
+
+
+def init(
+  experiment: Experiment, context: LossContext, given: Any = None
+) -> tuple[dict[str, Any], Any]:
+  """The parameters before training, from the config's seed, and the loss's first state."""
+  seed = jax.random.key(experiment.config.seed)
+  if given is None:
+    with naming('config.model'):
+      network = models.init_network(
+        experiment.module, for_purpose(seed, 'init'), experiment.codec.shape
+      )
+    given = {'network': network, 'schedule': parameters(experiment.schedule)}
+  own, state = start(experiment.loss, context, given, for_purpose(seed, 'loss'))
+  return {**given, 'loss': own}, state
+
+
+def loss(
+  experiment: Experiment,
+  context: LossContext,
+  params: dict[str, Any],
+  state: Any,
+  frozen: dict[str, Any],
+  batch: Batch,
+  keys: Keys,
+  gather: Callable[[Array], Array],
+) -> LossOutput:
+  """The config's loss of a batch as it is stored."""
+  schedule = bind(context.schedule, params['schedule'])
+  bound = dataclasses.replace(context, schedule=schedule, frozen=frozen, gather=gather)
+  return experiment.loss(bound, params, state, prepare(experiment, frozen, batch, keys), keys)
+
+
+def prepare(experiment: Experiment, frozen: dict[str, Any], batch: Batch, keys: Keys) -> Batch:
+  """The batch encoded, its images flipped and augmented as the config says."""
+  wanted, x = experiment.config.dataset, batch['x']
+  if wanted.flip:
+    x = data.random_flip(x, for_purpose(keys.examples, 'flip'))
+  x = experiment.codec.encode(frozen['codec'], x, for_purpose(keys.examples, 'codec'))
+  if not wanted.augment:
+    return {**batch, 'x': x}
+  change = jax.vmap(data.augment, (0, 0, None))
+  x, changes = change(x, for_purpose(keys.examples, 'augment'), wanted.augment)
+  return {**batch, 'x': x, 'cond': models.tell_augmentation(batch['cond'], changes)}
+
+
+def bound(experiment: Experiment, params: dict[str, Any]) -> Experiment:
+  """The experiment with what params['schedule'], concrete, has learned of its schedule."""
+  if not params['schedule']:
+    return experiment
+  schedule: Any = experiment.schedule
+  return dataclasses.replace(experiment, schedule=bind(schedule, params['schedule']))
+
+
+def make_use(experiment: Experiment) -> Use:
+  """Sampling and likelihoods, on the schedule that the experiment has."""
+  route = route_of(experiment)
+
+  def generate(params: Any, frozen: Any, cond: Cond, keys: Array, **options: Any) -> Any:
+    del frozen
+    return drawing.generate(experiment, params['network'], route, cond, keys, **options)
+
+  def denoiser(params: Any, cond: Cond, schedule: Any = None) -> Denoiser:
+    return drawing.denoiser(experiment, params['network'], cond, schedule)
+
+  return Use(
+    bind=lambda params: make_use(bound(experiment, params)),
+    generate=generate,
+    evaluations=functools.partial(drawing.evaluations, experiment),
+    describe=functools.partial(drawing.describe, experiment),
+    bits=functools.partial(likelihoods.measures, experiment),
+    denoiser=denoiser,
+  )
+
+
+def make_preview(experiment: Experiment) -> Callable[[Any, Any], np.ndarray]:
+  """Makes preview(params, frozen) -> PREVIEWS samples as pictures, uint8 (N, H, W, C)."""
+  keys = example_keys(jax.random.key(experiment.config.seed), jnp.arange(PREVIEWS))
+  cond = experiment.dataset.some_cond(PREVIEWS)
+
+  # The times of a schedule that learns are other ones each time, but no other program.
+  @jax.jit
+  def pictures(params: Any, frozen: Any, route: Route, cond: Cond, keys: Array) -> Array:
+    samples = drawing.generate(experiment, params['network'], route, cond, keys)
+    return experiment.codec.decode(frozen['codec'], samples)
+
+  def preview(params: Any, frozen: Any) -> np.ndarray:
+    route = route_of(bound(experiment, params))
+    return np.asarray(pictures(params, frozen, route, cond, keys))
+
+  return preview
+
+
+def make_heldout(experiment: Experiment) -> Callable[[Any, Any], dict[str, float]]:
+  """Makes heldout(params, frozen) -> scalars.
+
+  'heldout/eps_mse' is the mean over the levels, 'heldout/eps_mse/log_snr_X' that of the level at
+  log-SNR X. The examples are `evaluation.batch_size` of the test split, evenly spaced in it.
+  """
+  schedule: Any = experiment.schedule
+  log_snrs = levels(schedule)
+  names = [f'heldout/eps_mse/log_snr_{log_snr:.1f}' for log_snr in log_snrs]
+  batch = evenly_spaced(experiment)
+  keys = example_keys(jax.random.key(experiment.config.seed), jnp.arange(len(batch['x'])))
+
+  @jax.jit
+  def errors(params: Any, frozen: Any, batch: Batch, keys: Array) -> Array:
+    x0 = experiment.codec.encode(frozen['codec'], batch['x'], for_purpose(keys, 'codec'))
+    path = bind(schedule, params['schedule'])
+    times = jax.vmap(path.time)(jnp.asarray(log_snrs))
+    judged = drawing.denoiser(experiment, params['network'], batch['cond'], path)
+    return eps_errors(path, judged, x0, times, keys)
+
+  def heldout(params: Any, frozen: Any) -> dict[str, float]:
+    values = np.asarray(errors(params, frozen, batch, keys), np.float64)
+    found = dict(zip(names, values.tolist(), strict=True))
+    return {'heldout/eps_mse': float(values.mean()), **found}
+
+  return heldout
