@@ -161,13 +161,14 @@ def field_of(name: str, entry: Any) -> Field:
   for part, (what, is_one) in PARTS.items():
     if not is_one(given[part]):
       raise ValueError(f'cond.{name}.{part}: {given[part]!r} is not {what}')
+  parts = (given['shape'], given['dtype'], given['null'], given['title'])
   if given['num_classes'] is None:
-    return make_field(given, None)
+    return Field(*parts)
   (count,) = whole_numbers(name, 'num_classes', [given['num_classes']])
   classes = range(count) if given['classes'] is None else given['classes']
   if not all(type(k) is int and 0 <= k < count for k in classes):
     raise ValueError(f'cond.{name}.classes: {given["classes"]!r} are not all numbers of classes')
-  return make_field(given, tuple(classes))
+  return Field(*parts, count, tuple(classes))
 
 
 DTYPES = ('int32', 'float32', 'bool', 'uint8')
@@ -179,11 +180,6 @@ PARTS: dict[str, tuple[str, Callable[[Any], bool]]] = {
   'null': ('a number', lambda value: type(value) in (int, float, bool)),
   'classes': ('a list', lambda value: value is None or isinstance(value, (list, tuple, range))),
 }
-
-
-def make_field(given: dict[str, Any], classes: tuple[int, ...] | None) -> Field:
-  """The field of a record's parts."""
-  return Field(**{**given, 'classes': classes})
 
 
 def whole_numbers(name: str, part: str, values: Any) -> tuple[int, ...]:
