@@ -26,6 +26,7 @@ from ddpm_jax.losses import (
   PRESETS,
   Factors,
   Loss,
+  LossOutput,
   make_factors,
   trained_variance,
 )
@@ -108,7 +109,7 @@ def build(config: Config, dataset: data.Dataset | None = None) -> Experiment:
     parameterization=parameterization,
     module=module,
     network=models.make_network(module),
-    loss=config.loss.bind(LOSSES),
+    loss=config.loss.bind(LOSSES) if config.loss.name else no_loss,
     factors=factors,
     optimizer=optimizers.clipped(
       wanted.build(optimizers.OPTIMIZERS, learning_rate=learning_rate), wanted.clip_norm
@@ -116,6 +117,12 @@ def build(config: Config, dataset: data.Dataset | None = None) -> Experiment:
     learning_rate=learning_rate,
     sampler=make_sampler(config),
   )
+
+
+def no_loss(*args: Any) -> LossOutput:
+  """Stands for the loss of a task that has one of its own."""
+  del args
+  raise InputError('config.loss.name: unset, and the task asks for it; choose one of LOSSES')
 
 
 # A law of log-SNR keeps to the schedule's range; with less of it there it is another law.
