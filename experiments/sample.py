@@ -42,7 +42,6 @@ from ddpm_jax.evaluation.sampling import (
   save_samples,
 )
 from ddpm_jax.files import check_writable
-from ddpm_jax.keys import for_purpose
 from ddpm_jax.stores import on_disk, path_of
 from ddpm_jax.tasks.drawing import Picture
 from ddpm_jax.tasks.experiment import make_dataset
@@ -213,8 +212,8 @@ def encoded(run: Run, pixels: np.ndarray) -> Array:
   """A picture, uint8 (H, W, C), as what is diffused."""
   if run.experiment.codec.num_levels is not None:
     return scale(jnp.asarray(pixels), 256)  # a picture may have more levels than the data
-  key = for_purpose(jax.random.key(run.config.seed), 'codec')
-  return run.experiment.codec.encode(run.frozen['codec'], jnp.asarray(pixels)[None], key[None])[0]
+  keys = jax.random.key(run.config.seed)[None]
+  return run.experiment.encode(run.frozen, jnp.asarray(pixels)[None], keys)[0]
 
 
 def kind_of(picture: Picture | None) -> str:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpm_jax.data.dataset import Batch
-from ddpm_jax.keys import example_keys, for_purpose
+from ddpm_jax.keys import example_keys
 from ddpm_jax.tasks.run import Run
 
 ROWS = 10
@@ -34,14 +34,12 @@ def pairs(run: Run, batch: Batch, columns: int) -> np.ndarray:
     batch: N examples, a multiple of `columns`.
     columns: of the grid to be.
   """
-  codec, frozen = run.experiment.codec, run.frozen['codec']
   x, reconstruct = jnp.asarray(batch['x']), run.use.reconstruct
   if reconstruct is None:
     raise ValueError('the task reconstructs nothing')
-  seed = jax.random.key(run.config.seed)
-  keys = for_purpose(example_keys(seed, jnp.arange(len(x))), 'codec')
+  keys = example_keys(jax.random.key(run.config.seed), jnp.arange(len(x)))
+  encoded = run.experiment.encode(run.frozen, x, keys)
   again = reconstruct(run.trained, run.frozen, x, batch['cond'])
-  encoded = codec.encode(frozen, x, keys)
-  both = np.stack([np.asarray(codec.decode(frozen, each)) for each in (encoded, again)])
+  both = np.stack([np.asarray(run.experiment.decode(run.frozen, z)) for z in (encoded, again)])
   rows = both.reshape(2, -1, columns, *both.shape[2:]).swapaxes(0, 1)
   return rows.reshape(-1, *both.shape[2:])

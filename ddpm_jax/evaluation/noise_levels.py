@@ -17,7 +17,7 @@ from jax import Array
 from ddpm_jax.data.dataset import Batch, Dataset
 from ddpm_jax.diffusion.schedules import Discrete, Schedule, interpolate
 from ddpm_jax.evaluation.batching import evenly
-from ddpm_jax.keys import example_keys, for_purpose
+from ddpm_jax.keys import example_keys
 from ddpm_jax.tasks.heldout import eps_errors
 from ddpm_jax.tasks.run import Run
 
@@ -67,8 +67,7 @@ def make_bin_errors(run: Run, dataset: Dataset, limit: int = 512) -> Callable[[]
 
   @jax.jit
   def errors(params: Any, frozen: Any, batch: Batch, keys: Array, times: Array) -> Array:
-    codec = run.experiment.codec
-    x0 = codec.encode(frozen['codec'], batch['x'], for_purpose(keys, 'codec'))
+    x0 = run.experiment.encode(frozen, batch['x'], keys)
     return eps_errors(schedule, judged(params, batch['cond'], schedule), x0, times, keys)
 
   def bin_errors() -> dict[Bin, float]:

@@ -90,7 +90,7 @@ def draw_samples(
   def draw(params: Any, frozen: Any, key: Array, batch: dict[str, Any]) -> Array:
     keys = example_keys(key, batch['number'])
     samples = run.use.generate(params, frozen, batch['cond'], keys, **options)
-    return run.experiment.codec.decode(frozen['codec'], samples)
+    return run.experiment.decode(frozen, samples)
 
   warn_unstable(run.experiment, 1.0 if picture is None else picture.strength)
   options = {} if picture is None else {'picture': picture}
@@ -112,7 +112,7 @@ def draw_path(run: Run, cond: Cond, num: int, **options: Any) -> np.ndarray:
   @jax.jit
   def draw(params: Any, frozen: Any, cond: Cond, keys: Array) -> Array:
     _, path = run.use.generate(params, frozen, cond, keys, return_path=True, **options)
-    return jax.lax.map(lambda z: run.experiment.codec.decode(frozen['codec'], z), path)
+    return jax.lax.map(lambda z: run.experiment.decode(frozen, z), path)
 
   keys = example_keys(jax.random.key(run.config.seed), jnp.arange(num))
   some = jax.tree.map(lambda column: column[:num], cond)

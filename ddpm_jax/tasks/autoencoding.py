@@ -9,20 +9,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
-from ddpm_jax import data, models
+from ddpm_jax import models
 from ddpm_jax.condition import Cond
 from ddpm_jax.config.settings import naming
 from ddpm_jax.errors import InputError
 from ddpm_jax.keys import Keys, example_keys, for_purpose, step_key
-from ddpm_jax.losses import LossContext, LossOutput, start
+from ddpm_jax.losses import LossContext, LossOutput
 from ddpm_jax.tasks import evidence
 from ddpm_jax.tasks.denoising import OTHERS as LOSSES
-from ddpm_jax.tasks.denoising import PREVIEWS, later
 from ddpm_jax.tasks.experiment import Experiment
 from ddpm_jax.tasks.heldout import evenly_spaced
+from ddpm_jax.tasks.parts import Preview, begin, codec_of, encoded, later, make_preview
 from ddpm_jax.training.task import Batch, Frozen, Task, Use
 
 
@@ -42,13 +41,13 @@ def autoencoding(experiment: Experiment, teacher: Frozen | None = None) -> Task:
   check(experiment)
   context = make_context(experiment)
   return Task(
-    init=functools.partial(init, experiment, context),
+    init=functools.partial(begin, experiment, context, models.init_coder),
     loss=functools.partial(loss, experiment, context),
     optimizer=experiment.optimizer,
     learning_rate=experiment.learning_rate,
-    frozen={'codec': Frozen(experiment.codec.source, experiment.codec.load)},
+    frozen=codec_of(experiment),
     heldout=later(lambda: make_heldout(experiment, context)),
-    preview=later(lambda: make_preview(experiment)),
+    preview=later(lambda: preview_of(experiment)),
     use=make_use(experiment),
   )
 
@@ -79,18 +78,6 @@ def make_context(experiment: Experiment) -> LossContext:
   return LossContext(coder, nothing, nothing, experiment.factors, size, codec=experiment.codec)
 
 
-def init(experiment: Experiment, context: LossContext, given: Any = None) -> tuple[Any, Any]:
-  """The parameters before training, from the config's seed, and the loss's first state."""
-  seed = jax.random.key(experiment.config.seed)
-  if given is None:
-    module: Any = experiment.module
-    with naming('config.model'):
-      network = models.init_coder(module, for_purpose(seed, 'init'), experiment.codec.shape)
-    given = {'network': network, 'schedule': {}}
-  own, state = start(experiment.loss, context, given, for_purpose(seed, 'loss'))
-  return {**given, 'loss': own}, state
-
-
 def loss(
   experiment: Experiment,
   context: LossContext,
@@ -102,12 +89,8 @@ def loss(
   gather: Callable[[Array], Array],
 ) -> LossOutput:
   """The config's loss of a batch as it is stored."""
-  x = batch['x']
-  if experiment.config.dataset.flip:
-    x = data.random_flip(x, for_purpose(keys.examples, 'flip'))
-  x = experiment.codec.encode(frozen['codec'], x, for_purpose(keys.examples, 'codec'))
   bound = dataclasses.replace(context, frozen=frozen, gather=gather)
-  return experiment.loss(bound, params, state, {**batch, 'x': x}, keys)
+  return experiment.loss(bound, params, state, encoded(experiment, frozen, batch, keys), keys)
 
 
 def make_use(experiment: Experiment) -> Use:
@@ -126,8 +109,8 @@ def make_use(experiment: Experiment) -> Use:
 
   def reconstruct(params: Any, frozen: Any, x: Array, cond: Cond) -> Array:
     """E[x | z] at the mean z of q(z | x)."""
-    encoded = experiment.codec.encode(frozen['codec'], x, unused_keys(x.shape[0]))
-    mean, _ = coder.encode(params['network'], encoded, cond)
+    keys = example_keys(jax.random.key(0), jnp.arange(x.shape[0]))  # a whole codec draws nothing
+    mean, _ = coder.encode(params['network'], experiment.encode(frozen, x, keys), cond)
     return coder.decode(params['network'], mean, cond, shape)[0]
 
   use = Use(
@@ -141,21 +124,15 @@ def make_use(experiment: Experiment) -> Use:
   return use
 
 
-def unused_keys(count: int) -> Array:
-  """Keys for a codec that draws nothing."""
-  return example_keys(jax.random.key(0), jnp.arange(count))
+def preview_of(experiment: Experiment) -> Preview:
+  """Samples of the prior."""
+  use = make_use(experiment)
 
+  def generate(params: Any, frozen: Any, route: Any, cond: Cond, keys: Array) -> Array:
+    del route
+    return use.generate(params, frozen, cond, keys)
 
-def make_preview(experiment: Experiment) -> Callable[[Any, Any], np.ndarray]:
-  """Makes preview(params, frozen) -> PREVIEWS samples as pictures, uint8 (N, H, W, C)."""
-  keys = example_keys(jax.random.key(experiment.config.seed), jnp.arange(PREVIEWS))
-  cond, use = experiment.dataset.some_cond(PREVIEWS), make_use(experiment)
-
-  @jax.jit
-  def pictures(params: Any, frozen: Any, cond: Cond, keys: Array) -> Array:
-    return experiment.codec.decode(frozen['codec'], use.generate(params, frozen, cond, keys))
-
-  return lambda params, frozen: np.asarray(pictures(params, frozen, cond, keys))
+  return make_preview(experiment, generate)
 
 
 def make_heldout(
@@ -173,8 +150,7 @@ def make_heldout(
   def values(params: Any, frozen: Any, batch: Batch) -> dict[str, Array]:
     key = for_purpose(step_key(experiment.config.seed, 0), 'heldout')
     keys = Keys(key, example_keys(key, jnp.arange(len(batch['x']))))
-    x = experiment.codec.encode(frozen['codec'], batch['x'], for_purpose(keys.examples, 'codec'))
-    index = jnp.arange(len(batch['x']))
+    x, index = experiment.encode(frozen, batch['x'], keys.examples), jnp.arange(len(batch['x']))
     output = experiment.loss(still, params, None, {**batch, 'x': x, 'index': index}, keys)
     return {'loss': jnp.mean(output.values), **jax.tree.map(jnp.mean, output.metrics)}
 

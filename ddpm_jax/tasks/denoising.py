@@ -14,20 +14,19 @@ from jax import Array
 
 from ddpm_jax import data, models
 from ddpm_jax.condition import Cond
-from ddpm_jax.config.settings import naming
 from ddpm_jax.diffusion.parameterization import Denoiser
-from ddpm_jax.diffusion.schedules import bind, parameters
+from ddpm_jax.diffusion.schedules import bind
 from ddpm_jax.errors import InputError
 from ddpm_jax.keys import Keys, example_keys, for_purpose
-from ddpm_jax.losses import LOSSES, OF_TEACHERS, LossContext, LossOutput, start
+from ddpm_jax.losses import LOSSES, OF_TEACHERS, LossContext, LossOutput
 from ddpm_jax.tasks import drawing, likelihoods
 from ddpm_jax.tasks.drawing import Route, recalls, route_of
 from ddpm_jax.tasks.experiment import Experiment
 from ddpm_jax.tasks.heldout import eps_errors, evenly_spaced, levels
+from ddpm_jax.tasks.parts import Preview, begin, codec_of, encoded, later, make_preview
 from ddpm_jax.training.task import Batch, Frozen, Task, Use
 
 OTHERS = frozenset({'elbo'})  # the losses that train something else
-PREVIEWS = 40
 
 
 def denoising(experiment: Experiment, teacher: Frozen | None = None) -> Task:
@@ -44,26 +43,19 @@ def denoising(experiment: Experiment, teacher: Frozen | None = None) -> Task:
     InputError: something of that is missing or does not fit.
   """
   check(experiment)
-  context = make_context(experiment)
-  frozen = {'codec': Frozen(experiment.codec.source, experiment.codec.load)}
+  context, frozen = make_context(experiment), codec_of(experiment)
   if experiment.config.loss.name in OF_TEACHERS and teacher is not None:
     frozen['teacher'] = Frozen(teacher.source, lambda: teacher.load()['network'])
   return Task(
-    init=functools.partial(init, experiment, context),
+    init=functools.partial(begin, experiment, context, models.init_network),
     loss=functools.partial(loss, experiment, context),
     optimizer=experiment.optimizer,
     learning_rate=experiment.learning_rate,
     frozen=frozen,
     heldout=later(lambda: make_heldout(experiment)),
-    preview=later(lambda: make_preview(experiment)),
+    preview=later(lambda: preview_of(experiment)),
     use=make_use(experiment),
   )
-
-
-def later(make: Callable[[], Callable]) -> Callable:
-  """The function that make() makes, which is called at its first use."""
-  made = functools.cache(make)
-  return lambda *args: made()(*args)
 
 
 def check(experiment: Experiment) -> None:
@@ -101,21 +93,6 @@ def make_context(experiment: Experiment) -> LossContext:
   )
 
 
-def init(
-  experiment: Experiment, context: LossContext, given: Any = None
-) -> tuple[dict[str, Any], Any]:
-  """The parameters before training, from the config's seed, and the loss's first state."""
-  seed = jax.random.key(experiment.config.seed)
-  if given is None:
-    with naming('config.model'):
-      network = models.init_network(
-        experiment.module, for_purpose(seed, 'init'), experiment.codec.shape
-      )
-    given = {'network': network, 'schedule': parameters(experiment.schedule)}
-  own, state = start(experiment.loss, context, given, for_purpose(seed, 'loss'))
-  return {**given, 'loss': own}, state
-
-
 def loss(
   experiment: Experiment,
   context: LossContext,
@@ -134,14 +111,11 @@ def loss(
 
 def prepare(experiment: Experiment, frozen: dict[str, Any], batch: Batch, keys: Keys) -> Batch:
   """The batch encoded, its images flipped and augmented as the config says."""
-  wanted, x = experiment.config.dataset, batch['x']
-  if wanted.flip:
-    x = data.random_flip(x, for_purpose(keys.examples, 'flip'))
-  x = experiment.codec.encode(frozen['codec'], x, for_purpose(keys.examples, 'codec'))
-  if not wanted.augment:
-    return {**batch, 'x': x}
+  batch, probability = encoded(experiment, frozen, batch, keys), experiment.config.dataset.augment
+  if not probability:
+    return batch
   change = jax.vmap(data.augment, (0, 0, None))
-  x, changes = change(x, for_purpose(keys.examples, 'augment'), wanted.augment)
+  x, changes = change(batch['x'], for_purpose(keys.examples, 'augment'), probability)
   return {**batch, 'x': x, 'cond': models.tell_augmentation(batch['cond'], changes)}
 
 
@@ -174,22 +148,14 @@ def make_use(experiment: Experiment) -> Use:
   )
 
 
-def make_preview(experiment: Experiment) -> Callable[[Any, Any], np.ndarray]:
-  """Makes preview(params, frozen) -> PREVIEWS samples as pictures, uint8 (N, H, W, C)."""
-  keys = example_keys(jax.random.key(experiment.config.seed), jnp.arange(PREVIEWS))
-  cond = experiment.dataset.some_cond(PREVIEWS)
+def preview_of(experiment: Experiment) -> Preview:
+  """Samples on the path as it is learned so far: other times at each preview, but one program."""
 
-  # The times of a schedule that learns are other ones each time, but no other program.
-  @jax.jit
-  def pictures(params: Any, frozen: Any, route: Route, cond: Cond, keys: Array) -> Array:
-    samples = drawing.generate(experiment, params['network'], route, cond, keys)
-    return experiment.codec.decode(frozen['codec'], samples)
+  def generate(params: Any, frozen: Any, route: Route, cond: Cond, keys: Array) -> Array:
+    del frozen
+    return drawing.generate(experiment, params['network'], route, cond, keys)
 
-  def preview(params: Any, frozen: Any) -> np.ndarray:
-    route = route_of(bound(experiment, params))
-    return np.asarray(pictures(params, frozen, route, cond, keys))
-
-  return preview
+  return make_preview(experiment, generate, lambda params: route_of(bound(experiment, params)))
 
 
 def make_heldout(experiment: Experiment) -> Callable[[Any, Any], dict[str, float]]:
@@ -206,7 +172,7 @@ def make_heldout(experiment: Experiment) -> Callable[[Any, Any], dict[str, float
 
   @jax.jit
   def errors(params: Any, frozen: Any, batch: Batch, keys: Array) -> Array:
-    x0 = experiment.codec.encode(frozen['codec'], batch['x'], for_purpose(keys, 'codec'))
+    x0 = experiment.encode(frozen, batch['x'], keys)
     path = bind(schedule, params['schedule'])
     times = jax.vmap(path.time)(jnp.asarray(log_snrs))
     judged = drawing.denoiser(experiment, params['network'], batch['cond'], path)

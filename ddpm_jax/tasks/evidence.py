@@ -13,7 +13,7 @@ from ddpm_jax import models
 from ddpm_jax.condition import Cond
 from ddpm_jax.diffusion import bits_per_dim
 from ddpm_jax.diffusion.vae import elbo, importance_bound
-from ddpm_jax.keys import example_keys, for_purpose
+from ddpm_jax.keys import example_keys
 from ddpm_jax.losses.evidence import evidence_of
 from ddpm_jax.tasks.experiment import Experiment
 from ddpm_jax.training.task import Batch, Measure
@@ -59,8 +59,7 @@ def make_evidence_bits(experiment: Experiment, bound: str, draws: int) -> Callab
   """
   module: Any = experiment.module
   coder: Any = models.make_coder(module)
-  codec = experiment.codec
-  levels = codec.levels('the evidence lower bound')
+  levels = experiment.codec.levels('the evidence lower bound')
 
   @jax.jit
   def bits(params: Any, frozen: Any, key: Array, batch: Batch) -> Array:
@@ -70,7 +69,6 @@ def make_evidence_bits(experiment: Experiment, bound: str, draws: int) -> Callab
       return bits_per_dim(-BOUNDS[bound](*parts, eps), x)
 
     keys = example_keys(key, batch['index'])
-    x = codec.encode(frozen['codec'], batch['x'], for_purpose(keys, 'codec'))
-    return jax.vmap(example)(x, batch['cond'], keys)
+    return jax.vmap(example)(experiment.encode(frozen, batch['x'], keys), batch['cond'], keys)
 
   return bits

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import Array
 
 from ddpm_jax import data, models
 from ddpm_jax.codec import CODECS, Codec
@@ -20,6 +21,7 @@ from ddpm_jax.diffusion import PARAMETERIZATIONS, SCHEDULES, Parameterization, S
 from ddpm_jax.diffusion.parameterization import VARIANCE_HEADS, Network, check_invertible
 from ddpm_jax.diffusion.schedules import Discrete, interpolate, zero_terminal_snr
 from ddpm_jax.errors import InputError
+from ddpm_jax.keys import for_purpose
 from ddpm_jax.losses import (
   FACTORS,
   LOSSES,
@@ -73,6 +75,14 @@ class Experiment:
   def conditional(self) -> bool:
     """Whether the network is told anything of an example."""
     return bool(self.dataset.cond)
+
+  def encode(self, frozen: Mapping[str, Any], x: Array, keys: Array) -> Array:
+    """Examples x (B, …) as stored in the codec's numbers; keys (B,) are those of the examples."""
+    return self.codec.encode(frozen['codec'], x, for_purpose(keys, 'codec'))
+
+  def decode(self, frozen: Mapping[str, Any], z: Array) -> Array:
+    """The codec's numbers (B, …) as pictures, uint8 (B, H, W, C)."""
+    return self.codec.decode(frozen['codec'], z)
 
 
 def build(config: Config, dataset: data.Dataset | None = None) -> Experiment:

@@ -30,7 +30,7 @@ from ddpm_jax.diffusion.likelihood import noised_log_prob
 from ddpm_jax.diffusion.parameterization import Denoiser
 from ddpm_jax.diffusion.schedules import Discrete, Schedule, interpolate
 from ddpm_jax.errors import InputError, choose
-from ddpm_jax.keys import example_keys, for_purpose
+from ddpm_jax.keys import example_keys
 from ddpm_jax.samplers import THRESHOLDS
 from ddpm_jax.tasks.drawing import denoiser
 from ddpm_jax.tasks.experiment import Experiment
@@ -208,15 +208,13 @@ def make_bits(experiment: Experiment, likelihood: Likelihood) -> Callable[..., A
   The batch has 'x' as it is stored, 'cond', and 'index', which decides the draws. For a conditional
   network the bits are those of an example given its condition.
   """
-  codec = experiment.codec
 
   @jax.jit
   def bits(params: Any, frozen: Any, key: Array, batch: Batch) -> Array:
     def read(cond: Cond) -> Denoiser:
       return denoiser(experiment, params['network'], cond, likelihood.schedule)
 
-    keys = for_purpose(example_keys(key, batch['index']), 'codec')
-    x0 = codec.encode(frozen['codec'], batch['x'], keys)
+    x0 = experiment.encode(frozen, batch['x'], example_keys(key, batch['index']))
     nats = likelihood.nats(read, x0, batch['cond'], key, batch['index'])
     return bits_per_dim(nats, x0[0])
 
