@@ -162,10 +162,9 @@ def begin(job: Job, checkpoints: Checkpoints, batches: data.Ahead) -> tuple[Trai
 
 def first_state(job: Job) -> TrainState:
   """The state before the first step, on the devices."""
-  given = job.given()
-  if given is None:
+  if job.given is None:
     return job.parallel.create(lambda: new_state(job.task, job.config))
-  return job.parallel.place_state(new_state(job.task, job.config, given))
+  return job.parallel.place_state(new_state(job.task, job.config, job.given()))
 
 
 def refuse_changed(before: Any, now: Mapping[str, Mapping[str, str]]) -> None:
