@@ -16,7 +16,7 @@ from ddpm_jax.config.settings import Config
 from ddpm_jax.data.dataset import Batch
 from ddpm_jax.errors import Failed, InputError, Interrupted
 from ddpm_jax.training import hosts
-from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.checkpoint import Checkpoints, record_of
 from ddpm_jax.training.ema import decays
 from ddpm_jax.training.job import Job
 from ddpm_jax.training.metrics import Window
@@ -152,12 +152,18 @@ def begin(job: Job, checkpoints: Checkpoints, batches: data.Ahead) -> tuple[Trai
   parallel, newest = job.parallel, checkpoints.latest_step()
   if newest is None:
     return first_state(job), Window()
-  state, record = checkpoints.restore(newest, parallel.layout(job.shapes))
+  earlier = hosts.from_first(lambda: is_earlier(record_of(checkpoints.folder, newest)))
+  state, record = checkpoints.restore(newest, parallel.layout(job.shapes), partly=earlier)
   if not is_record(record):
     raise checkpoints.damaged(newest, 'its record is not one that training writes')
   refuse_changed(record.get('frozen'), job.record['frozen'])
   batches.set_state(record['data'])
   return parallel.place_state(state), Window(record['window'])
+
+
+def is_earlier(record: Any) -> bool:
+  """Whether a checkpoint is of format 1, which may have a teacher in the loss's state."""
+  return isinstance(record, Mapping) and 'frozen' not in record
 
 
 def first_state(job: Job) -> TrainState:
