@@ -74,7 +74,7 @@ class Guidance(NamedTuple):
   scale: Any = None
 
 
-def drawn_on(config: Config, sampler: Sampler | Solver | None, schedule: Any) -> Route:
+def drawn_on(config: Config, sampler: Any, schedule: Any) -> Route:
   """What samples are drawn on, and the times that are visited there.
 
   It is the schedule; but a chain is read in continuous time for samplers that want times between
@@ -88,7 +88,7 @@ def drawn_on(config: Config, sampler: Sampler | Solver | None, schedule: Any) ->
   if wanted.interval:
     with naming('config.sampler'):  # refuses an empty one before anything is trained
       log_snr_interval(schedule, *wanted.interval)
-  between = getattr(sampler, 'between', True) or wanted.grid in OF_LOG_SNR
+  between = sampler.between or wanted.grid in OF_LOG_SNR
   if between and isinstance(schedule, Discrete):
     try:
       schedule = interpolate(schedule)
