@@ -19,9 +19,11 @@ from ddpm_jax.bounds import alternatives, describe
 from ddpm_jax.config import CLASSES, all_tables, base_config, from_config_dict, settings
 from ddpm_jax.config.signatures import keywords
 from ddpm_jax.data import DATASETS
+from ddpm_jax.diffusion.schedules import parameters
 from ddpm_jax.errors import InputError
 from ddpm_jax.keys import example_keys
-from ddpm_jax.tasks import checks
+from ddpm_jax.models import init_network
+from ddpm_jax.tasks import checks, train
 from ddpm_jax.tasks.checks import check_training, remarks
 from ddpm_jax.tasks.experiment import build
 from ddpm_jax.tasks.train import make_job
@@ -55,6 +57,7 @@ VARIANCE = {
   'sampler.name': 'ancestral',
   'sampler.variance': 'fraction',
 }
+BASE_RUN = 'elsewhere'
 CONSISTENT = {'parameterization.name': 'consistency', 'schedule.name': 'edm'}
 UNREAD = {'schedule.name': None, 'parameterization.name': None, 'sampler.name': None}
 CODER = {
@@ -80,8 +83,8 @@ COMPANY = {
   ('loss', 'hybrid'): VARIANCE,
   ('loss', 'elbo'): CODER,
   ('loss', 'consistency_training'): CONSISTENT,
-  ('loss', 'consistency_distillation'): CONSISTENT | {'training.init_from': 'elsewhere'},
-  ('loss', 'progressive'): {'training.init_from': 'elsewhere'},
+  ('loss', 'consistency_distillation'): CONSISTENT | {'training.init_from': BASE_RUN},
+  ('loss', 'progressive'): {'training.init_from': BASE_RUN},
 }
 
 
@@ -103,6 +106,24 @@ def expressions():
       for name, parameter in keywords(function, frozenset()).items():
         if parameter.default is not parameter.empty:
           yield field, entry, name
+
+
+@pytest.fixture(autouse=True)
+def teacher(monkeypatch):
+  """What stands for the run that `training.init_from` names here."""
+
+  def fresh(config, plugins):
+    experiment = build(config, mixture())
+    network = init_network(experiment.module, jax.random.key(0), experiment.codec.shape)
+    return {'network': network, 'schedule': parameters(experiment.schedule)}
+
+  load = train.init_from
+
+  def found(config, plugins):
+    known = config.training.init_from == BASE_RUN
+    return fresh(config, plugins) if known else load(config, plugins)
+
+  monkeypatch.setattr(train, 'init_from', found)
 
 
 @functools.cache

@@ -334,7 +334,7 @@ def test_a_task_of_ones_own_may_leave_unset_what_it_has_no_use_for(plugin):
   assert [getattr(config, group).name for group in groups] == [''] * 5
   trusted = config_lib.from_json(config_lib.to_json(config), tables(), plugins=('own',))
   assert trusted == config
-  refused("config.model.width: 8 is set, but the task", tree, model__width=8)
+  refused('config.model.width: 8 is set, but the task', tree, model__width=8)
   # What it does set is read as ever, and an optimizer it cannot do without.
   tree.model.width = None
   assert read(tree, model__name='net', schedule__name='line').model.name == 'net'
@@ -349,7 +349,9 @@ def test_a_record_of_format_1_says_by_its_model_what_is_trained():
   assert upgraded(coder) == {**coder, 'task': {'name': 'autoencoding'}}
   assert upgraded(denoiser) == denoiser
   dotted = dict(leaves(coder))
-  assert upgraded(dotted) == {**dotted, 'task.name': 'autoencoding'} == dict(leaves(upgraded(coder)))
+  assert (
+    upgraded(dotted) == {**dotted, 'task.name': 'autoencoding'} == dict(leaves(upgraded(coder)))
+  )
   assert upgraded(dict(leaves(denoiser))) == dict(leaves(denoiser))
   # What a tree says of its task itself, it says.
   for said in ({**coder, 'task': {'name': 'own:task'}}, {**dotted, 'task.name': 'own:task'}):

@@ -157,7 +157,7 @@ UNDRAWN = {
   'sample --cond=FOLDER/text.npz': '--cond: .*/text.npz. is no .npz file with arrays label',
   'sample --cond=FOLDER/none.npz': '--cond: .*/none.npz. is no .npz file with arrays label',
   'sample --cond=FOLDER/scalar.npz': '--cond: .*/scalar.npz. is no .npz file with arrays label',
-  'sample --cond=FOLDER/words.npz': '--cond: .*/words.npz.: cond: label must be label, int32',
+  'sample --cond=FOLDER/words.npz': '--cond: .*/words.npz. is no .npz file with arrays label',
   'sample --cond=FOLDER/floats.npz': '--cond: .*/floats.npz.: cond: label must be label, int32',
   'sample --cond=FOLDER/pairs.npz': '--cond: .*/pairs.npz.: cond: label must be label, int32',
   'sample --cond=FOLDER/eleven.npz': '--cond: .*/eleven.npz.: cond: label 11 is no class',
@@ -475,7 +475,6 @@ run = types.SimpleNamespace(
 
 
 def show(num, *typed):
-  flags.FLAGS.unparse_flags()
   flags.FLAGS(['sample', *typed])
   try:
     cond, asked = sample.chosen_cond(run, num)
@@ -488,14 +487,14 @@ show(5, f'--init_image={sys.argv[1]}')
 print(np.unique(sample.chosen_picture(run).image).tolist())
 for label in (2, 3, 4):
   show(2, f'--label={label}')
-sample.LABEL.value = None
+flags.FLAGS['label'].unparse()
 np.savez(sys.argv[2], label=np.array([3, 1]), text=np.ones((3, 2)), more=np.zeros(1))
 show(3, f'--cond={sys.argv[2]}')
 run.experiment.dataset = dataclasses.replace(
   run.experiment.dataset, cond=classes | {'text': Field((2,))}
 )
 show(3, f'--cond={sys.argv[2]}')
-sample.COND.value = None
+flags.FLAGS['cond'].unparse()
 sample.make_dataset = lambda config: run.experiment.dataset
 show(2)
 show(2, '--label=2')

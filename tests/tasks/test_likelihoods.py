@@ -14,6 +14,7 @@ from ddpm_jax.condition import labels
 from ddpm_jax.diffusion import PARAMETERIZATIONS, schedules
 from ddpm_jax.errors import InputError
 from ddpm_jax.evaluation.split_bits import split_bits
+from ddpm_jax.models.mlp import MLP
 from ddpm_jax.tasks.experiment import build
 from ddpm_jax.tasks.likelihoods import LIKELIHOODS, measures
 
@@ -22,7 +23,7 @@ VARIANCE = 0.08
 SHAPE = (2, 2, 1)
 
 
-def exact(network, schedule, num_levels, **evaluation):
+def exact(network, schedule, num_levels, spec, **evaluation):
   """The experiment of a network that is told the log-SNR and says x0, as on any VP path."""
   config = tiny()
   config = dataclasses.replace(
@@ -34,6 +35,7 @@ def exact(network, schedule, num_levels, **evaluation):
     codec=pixels(SHAPE, num_levels),
     schedule=schedule,
     parameterization=PARAMETERIZATIONS['x0'](noise_label='log_snr'),
+    module=MLP(spec=spec),
     network=network,
   )
 
@@ -66,7 +68,7 @@ def measured(dataset):
   def measure(strata, **options):
     if strata not in compiled:
       chain = schedules.linear(40, rescale=True)
-      experiment = exact(gaussian, chain, LEVELS, **{'strata': strata} if strata else {})
+      experiment = exact(gaussian, chain, LEVELS, {}, **{'strata': strata} if strata else {})
       compiled[strata] = measures(experiment, ['chain'], 'large', exact=strata is None)['chain']
     given = {'seed': 0, 'batch_size': 16} | options
     trained = {'network': {}}
@@ -103,7 +105,7 @@ def test_the_error_is_the_spread_of_repeats(measured):
 def test_with_the_exact_denoiser_all_likelihoods_agree(name):
   """Pixels of three levels with odds that the label has: each likelihood is their log-odds."""
   odds = jnp.array([[0.5, 0.1, 0.4], [0.2, 0.2, 0.6]])
-  values = jnp.array([[[[-1.0, 0.0, 1.0]]]])
+  values = jnp.array([-1.0, 0.0, 1.0]).reshape(1, 1, 1, 1, 3)
   schedule = schedules.cosine_log_snr(-9.0, 6.0)  # at the end, noise of a twentieth of a level
 
   def posterior_mean(params, x, log_snr, cond):
@@ -116,7 +118,7 @@ def test_with_the_exact_denoiser_all_likelihoods_agree(name):
   image = np.stack([rng.choice(3, SHAPE, p=np.asarray(odds[n])) for n in label])
   split = data.Arrays(image.astype(np.uint8), {'label': label})
   dataset = data.Dataset('odds', split, split, SHAPE, 3, labels(2))
-  experiment = exact(posterior_mean, schedule, 3, strata=200, decoder='categorical')
+  experiment = exact(posterior_mean, schedule, 3, labels(2), strata=200, decoder='categorical')
   (measure,) = measures(experiment, [name], 'small').values()
   found = split_bits(
     measure,
@@ -137,7 +139,7 @@ def test_with_the_exact_denoiser_all_likelihoods_agree(name):
 
 def test_what_has_no_likelihood_is_refused_in_one_line():
   chain = schedules.linear(40, rescale=True)
-  experiment = exact(gaussian, chain, LEVELS)
+  experiment = exact(gaussian, chain, LEVELS, {})
   lossy = dataclasses.replace(experiment, codec=experiment.codec._replace(num_levels=None))
   for refused, options, words in (
     (lossy, {}, 'config.codec.name: bits/dim is a probability of the data, which this codec'),
