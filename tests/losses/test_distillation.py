@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ddpm_jax.losses.problem import noise_like
 
 from ddpm_jax.diffusion import PARAMETERIZATIONS, Denoised, schedules
 from ddpm_jax.diffusion.oracle import GaussianData
 from ddpm_jax.keys import Keys, example_keys, step_key
 from ddpm_jax.losses import LOSSES, WEIGHTS, Problem, make_factors, start
+from ddpm_jax.losses.problem import noise_like
 from ddpm_jax.losses.time_laws import uniforms
 from ddpm_jax.samplers import ddim, sample, time_grid
 

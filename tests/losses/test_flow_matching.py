@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ddpm_jax.losses.problem import noise_like
 
 from ddpm_jax.diffusion import PARAMETERIZATIONS, schedules
 from ddpm_jax.keys import Keys, example_keys, step_key
 from ddpm_jax.losses import LOSSES, NOISE_LAWS, Problem, make_factors
+from ddpm_jax.losses.problem import noise_like
 
 pytestmark = pytest.mark.usefixtures('x64')
 

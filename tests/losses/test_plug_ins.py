@@ -6,12 +6,12 @@ import sys
 
 import numpy as np
 import pytest
-from ddpm_jax.training.checks import check_training
-from ddpm_jax.training.experiment import build
 
 from ddpm_jax.errors import InputError
 from ddpm_jax.losses import FACTORS, LOSSES, OF_TEACHERS, PRESETS
 from ddpm_jax.training import train
+from ddpm_jax.training.checks import check_training
+from ddpm_jax.training.experiment import build
 from ddpm_jax.training.loop import steps
 from tests.training.tiny import tiny
 

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ddpm_jax.losses.problem import noise_like
 
 from ddpm_jax.diffusion import PARAMETERIZATIONS, schedules
 from ddpm_jax.diffusion.oracle import GaussianData
@@ -22,6 +21,7 @@ from ddpm_jax.losses import (
   make_factors,
   start,
 )
+from ddpm_jax.losses.problem import noise_like
 from tests.losses.test_time_laws import ESTIMATES
 from tests.readouts import READOUTS, seen
 

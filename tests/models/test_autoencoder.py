@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ddpm_jax.evaluation.evidence import BOUNDS, make_evidence_bits, pairs
 
 from ddpm_jax.config import base_config, from_config_dict, from_json, to_json
 from ddpm_jax.errors import InputError
+from ddpm_jax.evaluation.evidence import BOUNDS, make_evidence_bits, pairs
 from ddpm_jax.keys import Keys, example_keys
 from ddpm_jax.losses.evidence import evidence_of
 from ddpm_jax.models import Autoencoder, init_network, make_coder, make_network

@@ -12,13 +12,13 @@ import sys
 import jax
 import numpy as np
 import pytest
-from ddpm_jax.training.experiment import build, new_state
 from PIL import Image
 from tiny import tiny
 
 from ddpm_jax.errors import InputError
 from ddpm_jax.training import train
 from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.experiment import build, new_state
 from ddpm_jax.training.loop import is_record, steps_at_once
 from ddpm_jax.training.metrics import read
 from ddpm_jax.training.report import due

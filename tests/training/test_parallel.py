@@ -8,7 +8,6 @@ import numpy as np
 import optax
 import pytest
 import test_step
-from ddpm_jax.training.checks import remarks
 from test_step import DECAYS, WAYS, batch, make, make_bare, new_params
 from tiny import tiny
 
@@ -16,6 +15,7 @@ from ddpm_jax.config.settings import Parallel
 from ddpm_jax.errors import InputError
 from ddpm_jax.training import build, train
 from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.checks import remarks
 from ddpm_jax.training.parallel import hsdp, in_slices, make_parallel
 from ddpm_jax.training.state import init_state
 

@@ -2,11 +2,11 @@ import json
 
 import numpy as np
 import pytest
-from ddpm_jax.training.experiment import build, new_state
 from PIL import Image
 from tiny import tiny
 
 from ddpm_jax import data
+from ddpm_jax.training.experiment import build, new_state
 from ddpm_jax.training.pictures import (
   grid,
   loss_curve,

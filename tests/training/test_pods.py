@@ -8,7 +8,6 @@ import time
 import jax
 import numpy as np
 import pytest
-from ddpm_jax.training.experiment import build, new_state
 from etils import epath
 from pod import HERE, Pod
 from tiny import tiny
@@ -16,6 +15,7 @@ from tiny import tiny
 from ddpm_jax.stores import path_of
 from ddpm_jax.training import checksums, load_run
 from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.experiment import build, new_state
 from ddpm_jax.training.metrics import read
 
 TINY = (f'--config={HERE / "tiny_config.py"}', '--config.logging.every_steps=1')
