@@ -128,7 +128,5 @@ def test_it_has_no_path_to_begin_on():
   task = make_task(build(from_config_dict(filled())))
   (params, _), keys = task.init(None), jax.random.split(jax.random.key(0))
   with pytest.raises(InputError, match='has no path, and draws nothing by return_path'):
-    task.use.generate(
-      params, {'codec': {}}, {}, jax.random.split(jax.random.key(0)), return_path=True
-    )
+    task.use.generate(params, {'codec': {}}, {}, keys, return_path=True)
   assert task.use.denoiser is None
