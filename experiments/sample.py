@@ -36,6 +36,7 @@ from ddpm_jax.evaluation.progress import progress
 from ddpm_jax.evaluation.report import times
 from ddpm_jax.evaluation.sampling import (
   KINDS,
+  UNREADABLE,
   draw_path,
   draw_samples,
   samples_of,
@@ -46,7 +47,6 @@ from ddpm_jax.stores import on_disk, path_of
 from ddpm_jax.tasks.drawing import Picture
 from ddpm_jax.tasks.experiment import make_dataset
 from ddpm_jax.tasks.run import Run, load_run
-from ddpm_jax.tasks.table import UNREAD
 from ddpm_jax.training import backend, hosts
 from ddpm_jax.training.pictures import ROWS, grid, write_gif, write_png
 from experiments import cli
@@ -169,7 +169,7 @@ def overridden(run: Run) -> Config:
       tree['sampler'].pop(name)
   put(tree['sampler'], name=SAMPLER, num_steps=STEPS, grid=GRID, noise=NOISE, guidance=GUIDANCE)
   tree['sampler'] |= dict(map(cli.read_option, OPTION.value))
-  if not run.experiment.conditional and 'sampler' not in UNREAD.get(run.config.task.name, ()):
+  if not run.experiment.conditional:
     tree['sampler']['guidance'] = 1.0
   put(tree['evaluation'], num_samples=NUM, batch_size=BATCH_SIZE)
   put(tree, seed=SEED)
@@ -272,9 +272,8 @@ def read_cond(run: Run, num: int, file: str) -> dict[str, np.ndarray]:
   spec, path = run.experiment.dataset.cond, on_disk(file, '--cond')
   try:
     with np.load(path, allow_pickle=False) as arrays:
-      found = {name: arrays[name] for name in spec}
-    cond = {name: values[np.arange(num) % len(values)] for name, values in found.items()}
-  except (OSError, ValueError, KeyError, IndexError, ZeroDivisionError, TypeError) as error:
+      cond = {name: in_turn(arrays[name], num) for name in spec}
+  except (*UNREADABLE, TypeError) as error:  # TypeError for a single array of its own
     raise InputError(
       f"--cond: '{path}' is no .npz file with arrays {', '.join(spec)} of (N, …) ({error})"
     ) from error
@@ -282,6 +281,13 @@ def read_cond(run: Run, num: int, file: str) -> dict[str, np.ndarray]:
     return checked(spec, cond)
   except InputError as error:
     raise InputError(f"--cond: '{path}': {error}") from error
+
+
+def in_turn(values: np.ndarray, num: int) -> np.ndarray:
+  """`num` of the values (N, …), the first again after the last; ValueError where there are none."""
+  if values.dtype.kind not in 'biuf' or not values.ndim or not len(values):
+    raise ValueError(f'{values.dtype} {values.shape}')
+  return values[np.arange(num) % len(values)]
 
 
 if __name__ == '__main__':

@@ -98,12 +98,17 @@ def build(config: Config, dataset: data.Dataset | None = None) -> Experiment:
   dataset = make_dataset(config, dataset)
   supplied = {'shape': dataset.image_shape, 'num_levels': dataset.num_levels}
   codec = config.codec.build(CODECS, **supplied)
-  schedule = make_schedule(config)
-  parameterization = make_parameterization(config)
-  check_readable(parameterization, schedule)
+  schedule, parameterization, sampler = (
+    getattr(config, group).build(table) for group, table in UNSUPPLIED.items()
+  )
+  schedule = changed(config.schedule, schedule)
+  head = VARIANCE_HEADS[config.parameterization.variance_head]
+  parameterization = parameterization and dataclasses.replace(parameterization, head=head)
+  check_path(config, schedule, parameterization, sampler)
   module = config.model.build(models.MODELS, spec=dataset.cond, out_channels=codec.shape[-1])
   check_variance(config, module)
   check_augmented(config, module, codec)
+  check_beside(config, dataset)
   factors = make_factors(config.loss.name, **given_factors(config.loss))
   if schedule is not None:
     check_factors(config, factors, schedule)
@@ -125,7 +130,7 @@ def build(config: Config, dataset: data.Dataset | None = None) -> Experiment:
       wanted.build(optimizers.OPTIMIZERS, learning_rate=learning_rate), wanted.clip_norm
     ),
     learning_rate=learning_rate,
-    sampler=make_sampler(config),
+    sampler=sampler,
   )
 
 
@@ -139,6 +144,12 @@ def no_loss(*args: Any) -> LossOutput:
 LEAST_MASS = 0.5
 # What a schedule answers: see `diffusion.protocol.Schedule`.
 ANSWERS = ('t_min', 't_max', 'alpha', 'sigma', 'log_snr', 'time', 'network_time')
+# The groups whose entries need nothing but their settings.
+UNSUPPLIED: dict[str, Any] = {
+  'schedule': SCHEDULES,
+  'parameterization': PARAMETERIZATIONS,
+  'sampler': SAMPLERS | SOLVERS,
+}
 CHANGES = {'zero_terminal_snr': zero_terminal_snr, 'continuous': interpolate}
 
 
@@ -147,14 +158,6 @@ def make_dataset(config: Config, dataset: data.Dataset | None = None) -> data.Da
   dataset = dataset or config.dataset.build(data.DATASETS, data.source)
   data.check_examples(dataset)
   return dataset if config.dataset.conditional else dataclasses.replace(dataset, cond={})
-
-
-def make_sampler(config: Config) -> Any:
-  """The sampler or solver that a config names; None where it names none."""
-  sampler: Any = config.sampler.build(SAMPLERS | SOLVERS)
-  if config.sampler.name and not isinstance(sampler, (Sampler, Solver)):
-    raise InputError(f"config.sampler.name: '{config.sampler.name}' does not return a Sampler")
-  return sampler
 
 
 def given_factors(loss: Any) -> dict[str, Callable]:
@@ -177,17 +180,12 @@ def given_factors(loss: Any) -> dict[str, Callable]:
   }
 
 
-def make_schedule(config: Config) -> Any:
-  """The schedule that a config names, changed as it says; None where it names none.
+def changed(wanted: Any, schedule: Any) -> Any:
+  """The schedule, changed as the settings say; None where there is none.
 
   Raises:
     InputError: a change is asked for that is one of discrete chains, or not possible.
   """
-  wanted = config.schedule
-  schedule = wanted.build(SCHEDULES)
-  missing = [name for name in ANSWERS if schedule is not None and not hasattr(schedule, name)]
-  if missing:
-    raise InputError(f"config.schedule.name: '{wanted.name}' answers no {', '.join(missing)}")
   for name, change in CHANGES.items():
     if not getattr(wanted, name):
       continue
@@ -198,19 +196,18 @@ def make_schedule(config: Config) -> Any:
   return schedule
 
 
-def make_parameterization(config: Config) -> Any:
-  """The parameterization that a config names; None where it names none."""
-  made = config.parameterization.build(PARAMETERIZATIONS)
-  head = VARIANCE_HEADS[config.parameterization.variance_head]
-  return made and dataclasses.replace(made, head=head)
-
-
-def check_readable(parameterization: Parameterization | None, schedule: Schedule | None) -> None:
-  """Raises InputError where the output says nothing of x0 at the schedule's end."""
-  if parameterization is None or schedule is None:
-    return
-  with naming('config.parameterization', otherwise='config.parameterization.name'):
-    check_invertible(parameterization, schedule)
+def check_path(config: Config, schedule: Any, parameterization: Any, sampler: Any) -> None:
+  """Raises InputError where an entry is no schedule or sampler, or x0 cannot be read there."""
+  missing = [name for name in ANSWERS if schedule is not None and not hasattr(schedule, name)]
+  if missing:
+    raise InputError(
+      f"config.schedule.name: '{config.schedule.name}' answers no {', '.join(missing)}"
+    )
+  if config.sampler.name and not isinstance(sampler, (Sampler, Solver)):
+    raise InputError(f"config.sampler.name: '{config.sampler.name}' does not return a Sampler")
+  if parameterization is not None and schedule is not None:
+    with naming('config.parameterization', otherwise='config.parameterization.name'):
+      check_invertible(parameterization, schedule)
 
 
 def check_factors(config: Config, factors: Factors, schedule: Schedule) -> None:
@@ -270,3 +267,15 @@ def check_augmented(config: Config, module: nn.Module, codec: Codec) -> None:
     raise InputError(
       f"config.dataset.augment: it moves pixels, and '{config.codec.name}' has none; set it to 0"
     )
+
+
+def check_beside(config: Config, dataset: data.Dataset) -> None:
+  """Raises InputError where images are moved, and those in their conditions are not."""
+  sides = dataset.image_shape[:2]
+  beside = [name for name, field in dataset.cond.items() if field.shape[:2] == sides]
+  for setting in ('flip', 'augment'):
+    if beside and getattr(config.dataset, setting):
+      raise InputError(
+        f"config.dataset.{setting}: it moves an image, and not the '{beside[0]}' of its size in "
+        'its condition; leave it unset'
+      )

@@ -39,7 +39,7 @@ from ddpm_jax.training import hosts
 from ddpm_jax.training.checkpoint import Checkpoints, folder_of, whole_steps
 from ddpm_jax.training.copies import CONFIG
 from ddpm_jax.training.ema import decays
-from ddpm_jax.training.task import Task, Use, load_frozen
+from ddpm_jax.training.task import Frozen, Task, Use, load_frozen
 
 Path = str | os.PathLike[str]
 
@@ -277,17 +277,15 @@ def write_record(workdir: epath.Path, experiment: Experiment, frozen: Mapping[st
     part.write_text(json.dumps(record, indent=2) + '\n')
 
 
-def init_from(config: Config, plugins: Collection[str] = ()) -> dict[str, Any] | None:
-  """{'network', 'schedule'} averaged, of the run `training.init_from` names; None where unset.
+def init_from(config: Config, plugins: Collection[str] = ()) -> dict[str, Any]:
+  """{'network', 'schedule'} averaged, of the run that `training.init_from` names.
 
   That run may name functions of the modules `plugins` and of those that this experiment names.
 
   Raises:
     InputError: that run has no checkpoint, or the loss cannot learn from it.
   """
-  source = config.training.init_from
-  if source is None:
-    return None
+  source: Any = config.training.init_from
   try:
     run = load_run(source, plugins=(*plugins, *modules_of(config)))
   except InputError as error:
@@ -296,19 +294,19 @@ def init_from(config: Config, plugins: Collection[str] = ()) -> dict[str, Any] |
   return {key: run.trained[key] for key in ('network', 'schedule')}
 
 
-def check_same_network(config: Config, given: Any, params: Any) -> Any:
-  """The given {'network', 'schedule'} in the types of params, whose shapes they must have.
+def given(first: Frozen, params: Any) -> Any:
+  """{'network', 'schedule'} of another run in the types of params, whose shapes they must have.
 
   Raises:
     InputError: they have others.
   """
-  here = {key: params[key] for key in ('network', 'schedule')}
-  if shapes(given) != shapes(here):
+  found, here = first.load(), {key: params[key] for key in ('network', 'schedule')}
+  if shapes(found) != shapes(here):
     raise InputError(
-      f'config.training.init_from: the network in {config.training.init_from} has parameters of '
-      'other names or shapes'
+      f'config.training.init_from: the network in {first.source} has parameters of other names or '
+      'shapes'
     )
-  return jax.tree.map(lambda leaf, want: leaf.astype(want.dtype), given, here)
+  return jax.tree.map(lambda leaf, want: leaf.astype(want.dtype), found, here)
 
 
 def check_teacher(config: Config, teacher: Config) -> None:

@@ -16,9 +16,9 @@ from ddpm_jax.losses import OF_TEACHERS
 from ddpm_jax.stores import check_reached, path_of
 from ddpm_jax.tasks.checks import check_training, rate_jump, remarks
 from ddpm_jax.tasks.experiment import Experiment, build
-from ddpm_jax.tasks.identity import identity
+from ddpm_jax.tasks.identity import identity, note_unknown
 from ddpm_jax.tasks.ownership import alone, refuse_foreign
-from ddpm_jax.tasks.run import check_same_network, init_from, read_record, write_record
+from ddpm_jax.tasks.run import given, init_from, read_record, write_record
 from ddpm_jax.tasks.table import make_task
 from ddpm_jax.training import hosts
 from ddpm_jax.training.checkpoint import Checkpoints, folder_of
@@ -108,19 +108,14 @@ def make_job(experiment: Experiment, plugins: Collection[str] = ()) -> Job:
     plugins: modules whose functions the run of `training.init_from` may name.
   """
   config = experiment.config
-  first = functools.cache(lambda: init_from(config, plugins))
-  teaches = config.loss.name in OF_TEACHERS and config.training.init_from is not None
-  teacher = Frozen(str(config.training.init_from), first) if teaches else None
-  task = make_task(experiment, teacher)
-  with naming('config.loss', otherwise='config.loss.name'):
-    shapes = jax.eval_shape(lambda: new_state(task, config))
-
-  def given() -> Any:
-    found = first()
-    return None if found is None else check_same_network(config, found, shapes.params)
-
+  source = config.training.init_from
+  load = functools.cache(functools.partial(init_from, config, plugins))
+  first = None if source is None else Frozen(source, load)
+  task = make_task(experiment, first if config.loss.name in OF_TEACHERS else None)
   frozen = load_frozen(task)
   record = frozen_record(task, frozen)
+  with naming('config.loss', otherwise='config.loss.name'):
+    shapes = jax.eval_shape(lambda: new_state(task, config))
   return Job(
     task=task,
     frozen=frozen,
@@ -128,13 +123,13 @@ def make_job(experiment: Experiment, plugins: Collection[str] = ()) -> Job:
     dataset=experiment.dataset,
     parallel=make_parallel(config.parallel.mode, all_devices(), config.parallel.slices),
     shapes=shapes,
-    given=given,
+    given=None if first is None else functools.partial(given, first, shapes.params),
     record={'experiment': identity(config), 'frozen': record},
-    begun=lambda workdir, step: begin_record(experiment, workdir, step, record),
+    begun=functools.partial(begin_record, experiment, record),
   )
 
 
-def begin_record(experiment: Experiment, workdir: epath.Path, step: int, frozen: Any) -> None:
+def begin_record(experiment: Experiment, frozen: Any, workdir: epath.Path, step: int) -> None:
   """Tells how a run begins, and writes its config.json; of all hosts the first does it."""
   tell_begun(experiment, workdir, step)
   write_record(workdir, experiment, frozen)
@@ -147,6 +142,7 @@ def tell_begun(experiment: Experiment, workdir: epath.Path, step: int) -> None:
   if not step:
     return
   hosts.say(f'{workdir}: going on from step {step}')
+  note_unknown(folder_of(workdir, experiment.config.checkpoint.folder), step)
   if (workdir / CONFIG).exists():
     before = plain_group(read_record(workdir)['config'], 'training').num_steps
     jump = rate_jump(experiment.config, before, step)

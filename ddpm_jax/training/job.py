@@ -24,8 +24,8 @@ class Job(NamedTuple):
     dataset: what is trained on.
     parallel: how the step runs on all devices.
     shapes: of the state, whose leaves have shape and dtype.
-    given: () -> the first values of some branches of the parameters, or None; called where a run
-      begins anew.
+    given: () -> the first values of some branches of the parameters, called where a run begins
+      anew; None for none.
     record: what a checkpoint is to say besides: whose it is, and the hashes of what is frozen.
     begun: (workdir, step) -> None, called on the first host before the first step.
   """
@@ -36,6 +36,6 @@ class Job(NamedTuple):
   dataset: Dataset
   parallel: Parallel
   shapes: TrainState
-  given: Callable[[], Any]
+  given: Callable[[], Any] | None
   record: dict[str, Any]
   begun: Callable[[epath.Path, int], None]

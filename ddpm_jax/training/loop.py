@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
@@ -16,7 +17,7 @@ from ddpm_jax.config.settings import Config
 from ddpm_jax.data.dataset import Batch
 from ddpm_jax.errors import Failed, InputError, Interrupted
 from ddpm_jax.training import hosts
-from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.checkpoint import Checkpoints, record_of
 from ddpm_jax.training.ema import decays
 from ddpm_jax.training.job import Job
 from ddpm_jax.training.metrics import Window
@@ -152,7 +153,7 @@ def begin(job: Job, checkpoints: Checkpoints, batches: data.Ahead) -> tuple[Trai
   parallel, newest = job.parallel, checkpoints.latest_step()
   if newest is None:
     return first_state(job), Window()
-  state, record = checkpoints.restore(newest, parallel.layout(job.shapes))
+  state, record = restored(job, checkpoints, newest)
   if not is_record(record):
     raise checkpoints.damaged(newest, 'its record is not one that training writes')
   refuse_changed(record.get('frozen'), job.record['frozen'])
@@ -160,12 +161,22 @@ def begin(job: Job, checkpoints: Checkpoints, batches: data.Ahead) -> tuple[Trai
   return parallel.place_state(state), Window(record['window'])
 
 
+def restored(job: Job, checkpoints: Checkpoints, step: int) -> tuple[TrainState, Any]:
+  """A checkpoint's state and record; in format 1 a teacher was in the loss's state."""
+  like = job.shapes
+  found = hosts.from_first(lambda: record_of(checkpoints.folder, step))
+  earlier = isinstance(found, Mapping) and 'frozen' not in found and 'teacher' in job.frozen
+  if earlier:
+    like = dataclasses.replace(like, loss_state={'teacher': like.params['network']})
+  state, record = checkpoints.restore(step, job.parallel.layout(like))
+  return dataclasses.replace(state, loss_state=()) if earlier else state, record
+
+
 def first_state(job: Job) -> TrainState:
   """The state before the first step, on the devices."""
-  given = job.given()
-  if given is None:
+  if job.given is None:
     return job.parallel.create(lambda: new_state(job.task, job.config))
-  return job.parallel.place_state(new_state(job.task, job.config, given))
+  return job.parallel.place_state(new_state(job.task, job.config, job.given()))
 
 
 def refuse_changed(before: Any, now: Mapping[str, Mapping[str, str]]) -> None:

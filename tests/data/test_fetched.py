@@ -28,10 +28,10 @@ def read(store):
 
 
 def assert_same(one, other):
-  assert (one.name, one.image_shape, one.num_classes) == (
+  assert (one.name, one.image_shape, one.cond) == (
     other.name,
     other.image_shape,
-    other.num_classes,
+    other.cond,
   )
   for a, b in ((one.train, other.train), (one.test, other.test)):
     for name, column in a[:].items():
@@ -61,7 +61,7 @@ def test_a_folder_of_pictures_is_copied_with_its_classes(store, bucket, tmp_path
   store.put(f'{bucket.removeprefix("gs://bucket/")}/set/', b'')  # as consoles mark folders
   found = load('folder', path=f'{bucket}/set', image_size=4)
   assert_same(found, load('folder', path=str(tmp_path / 'set'), image_size=4))
-  assert found.num_classes == 3
+  assert found.cond['label'].num_classes == 3
 
 
 def test_a_prepared_set_is_copied(store, bucket, write_tfds, pictures):
