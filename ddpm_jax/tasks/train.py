@@ -90,7 +90,8 @@ def fit(config: Config, workdir: epath.Path, folder: epath.Path, plugins: Collec
   """
   with hosts.together():
     experiment = build(config)
-    job = make_job(experiment, plugins)
+  job = make_job(experiment, plugins)  # hosts load together what is frozen
+  with hosts.together():
     check_training(experiment, job)
   facts = {'examples': len(experiment.dataset.train), 'plugins': plugin_sources(config)}
   hosts.agree(config, folder, **facts)
@@ -111,11 +112,11 @@ def make_job(experiment: Experiment, plugins: Collection[str] = ()) -> Job:
   source = config.training.init_from
   load = functools.cache(functools.partial(init_from, config, plugins))
   first = None if source is None else Frozen(source, load)
-  task = make_task(experiment, first if config.loss.name in OF_TEACHERS else None)
+  with hosts.together(), naming('config.loss', otherwise='config.loss.name'):
+    task = make_task(experiment, first if config.loss.name in OF_TEACHERS else None)
+    shapes = jax.eval_shape(lambda: new_state(task, config))
   frozen = load_frozen(task)
   record = frozen_record(task, frozen)
-  with naming('config.loss', otherwise='config.loss.name'):
-    shapes = jax.eval_shape(lambda: new_state(task, config))
   return Job(
     task=task,
     frozen=frozen,

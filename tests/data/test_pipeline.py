@@ -82,7 +82,7 @@ def test_processes_share_one_stream(process_count):
     for process in range(process_count)
   ]
   joined = [
-    {key: np.concatenate([part[key] for part in step]) for key in step[0]}
+    jax.tree.map(lambda *columns: np.concatenate(columns), *step)
     for step in zip(*parts, strict=True)
   ]
   assert_same(joined, whole)

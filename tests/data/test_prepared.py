@@ -37,7 +37,7 @@ def test_images_of_differing_size_need_image_size(write_tfds):
   dataset = load('tiny', data_dir=data_dir, image_size=4)
   assert dataset.image_shape == (4, 4, 1)
   for split in (dataset.train, dataset.test):
-    for image, label in zip(*split[:].values(), strict=True):
+    for image, label in zip(split[:]['x'], split[:]['cond']['label'], strict=True):
       assert (image == 10 * label).all()
 
 

@@ -228,7 +228,7 @@ def test_a_folder_has_its_sub_folders_as_classes(tmp_path, pictures):
   assert (len(dataset.train), len(dataset.test)) == (27, 3)
   assert dataset.cond['label'].num_classes == 3
   for split in (dataset.train, dataset.test):
-    for image, label in zip(*split[:].values(), strict=True):
+    for image, label in zip(split[:]['x'], split[:]['cond']['label'], strict=True):
       number = next(i for i in range(30) if np.array_equal(images[i], image))
       assert label == number % 3
 
