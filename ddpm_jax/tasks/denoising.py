@@ -151,11 +151,13 @@ def make_use(experiment: Experiment) -> Use:
 def preview_of(experiment: Experiment) -> Preview:
   """Samples on the path as it is learned so far: other times at each preview, but one program."""
 
-  def generate(params: Any, frozen: Any, route: Route, cond: Cond, keys: Array) -> Array:
+  def generate(params: Any, frozen: Any, cond: Cond, keys: Array, route: Route) -> Array:
     del frozen
     return drawing.generate(experiment, params['network'], route, cond, keys)
 
-  return make_preview(experiment, generate, lambda params: route_of(bound(experiment, params)))
+  return make_preview(
+    experiment, generate, lambda params: {'route': route_of(bound(experiment, params))}
+  )
 
 
 def make_heldout(experiment: Experiment) -> Callable[[Any, Any], dict[str, float]]:

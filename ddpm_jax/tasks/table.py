@@ -8,6 +8,7 @@ from ddpm_jax.config.settings import naming
 from ddpm_jax.tasks.autoencoding import autoencoding
 from ddpm_jax.tasks.denoising import denoising
 from ddpm_jax.tasks.experiment import Experiment
+from ddpm_jax.tasks.parts import codec_of
 from ddpm_jax.training.task import Frozen, Task
 
 TASKS: dict[str, Callable[..., Task]] = {'denoising': denoising, 'autoencoding': autoencoding}
@@ -27,4 +28,6 @@ def make_task(experiment: Experiment, teacher: Frozen | None = None) -> Task:
     InputError: the experiment is one of another task.
   """
   with naming('config.task', otherwise='config.task.name'):
-    return experiment.config.task.build(TASKS, experiment=experiment, teacher=teacher)
+    task = experiment.config.task.build(TASKS, experiment=experiment, teacher=teacher)
+  # What encodes and decodes for a task reads the codec's parameters there.
+  return task._replace(frozen={**codec_of(experiment), **task.frozen})
