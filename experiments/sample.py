@@ -46,7 +46,6 @@ from ddpm_jax.stores import on_disk, path_of
 from ddpm_jax.tasks.drawing import Picture
 from ddpm_jax.tasks.experiment import make_dataset
 from ddpm_jax.tasks.run import Run, load_run
-from ddpm_jax.tasks.table import UNREAD
 from ddpm_jax.training import backend, hosts
 from ddpm_jax.training.pictures import ROWS, grid, write_gif, write_png
 from experiments import cli
@@ -169,7 +168,7 @@ def overridden(run: Run) -> Config:
       tree['sampler'].pop(name)
   put(tree['sampler'], name=SAMPLER, num_steps=STEPS, grid=GRID, noise=NOISE, guidance=GUIDANCE)
   tree['sampler'] |= dict(map(cli.read_option, OPTION.value))
-  if not run.experiment.conditional and 'sampler' not in UNREAD.get(run.config.task.name, ()):
+  if not run.experiment.conditional:
     tree['sampler']['guidance'] = 1.0
   put(tree['evaluation'], num_samples=NUM, batch_size=BATCH_SIZE)
   put(tree, seed=SEED)

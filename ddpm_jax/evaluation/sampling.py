@@ -22,7 +22,7 @@ from ddpm_jax.evaluation.batching import even_size, map_batches, replicate
 from ddpm_jax.files import whole
 from ddpm_jax.keys import example_keys
 from ddpm_jax.stores import is_store, reaching
-from ddpm_jax.tasks.drawing import Picture, warn_unstable
+from ddpm_jax.tasks.drawing import Guidance, Picture, warn_unstable
 from ddpm_jax.tasks.run import Run
 
 COND = 'cond_'  # before the name of an entry of the condition, in a file
@@ -69,6 +69,7 @@ def draw_samples(
   seed: int,
   batch_size: int,
   picture: Picture | None = None,
+  guidance: Guidance | None = None,
   advance: Callable[[int], Any] = lambda rows: None,
 ) -> np.ndarray:
   """The samples number 0 … num - 1 of a seed as pictures: uint8 (num, H, W, C).
@@ -83,18 +84,21 @@ def draw_samples(
     seed: of the noise.
     batch_size: samples at a time, over all devices.
     picture: what they begin with or are drawn around.
+    guidance: in place of the config's, its nulls of each sample, (num, …).
     advance: told how many more are done.
   """
 
   @jax.jit
   def draw(params: Any, frozen: Any, key: Array, batch: dict[str, Any]) -> Array:
     keys = example_keys(key, batch['number'])
-    samples = run.use.generate(params, frozen, batch['cond'], keys, **options)
+    led = {} if guidance is None else {'guidance': guidance._replace(null=batch['null'])}
+    samples = run.use.generate(params, frozen, batch['cond'], keys, **options, **led)
     return run.experiment.decode(frozen, samples)
 
   warn_unstable(run.experiment, 1.0 if picture is None else picture.strength)
   options = {} if picture is None else {'picture': picture}
-  every = {'number': np.arange(num, dtype=np.int32), 'cond': cond}
+  null = None if guidance is None else guidance.null
+  every = {'number': np.arange(num, dtype=np.int32), 'cond': cond, 'null': null}
   size = even_size(num, batch_size)
   batches = (
     jax.tree.map(lambda column, start=start: column[start : start + size], every)

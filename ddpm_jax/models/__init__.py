@@ -1,6 +1,7 @@
 """Flax networks, and what makes plain functions of them."""
 
 from ddpm_jax.models.autoencoder import Autoencoder, Coder, init_coder, make_coder
+from ddpm_jax.models.layers import drop_cond
 from ddpm_jax.models.mlp import MLP
 from ddpm_jax.models.network import (
   checked_cond,
@@ -23,6 +24,7 @@ __all__ = [
   'Coder',
   'UNet',
   'checked_cond',
+  'drop_cond',
   'init_coder',
   'init_network',
   'make_coder',

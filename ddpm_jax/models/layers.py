@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ddpm_jax.condition import Spec
+from ddpm_jax.condition import Cond, Spec
 from ddpm_jax.keys import for_purpose
 
 # DDPM's initialization: Glorot's for all weights, and zero where a residual branch ends.
@@ -82,12 +82,28 @@ class Conditioning(nn.Module):
     return nn.silu(h)
 
   def _label(self, cond: Mapping[str, Array], keys: Array | None, null: int) -> Array:
-    if keys is None or not self.label_dropout:
-      return cond['label']
-    dropped = jax.vmap(jax.random.bernoulli, (0, None))(
-      for_purpose(keys, 'label'), self.label_dropout
-    )
-    return jnp.where(dropped, null, cond['label'])
+    return drop_cond(cond['label'], null, keys, self.label_dropout)
+
+
+def drop_cond(cond: Cond, null: Cond, keys: Array | None, rate: float) -> Cond:
+  """The condition, in training that of each example with probability `rate` its null.
+
+  One draw decides: of what is dropped at two rates, the less frequent goes only with the other.
+
+  Args:
+    cond: a tree of arrays (B, …).
+    null: for each of them as many, or a number.
+    keys: of the examples, (B,); None in evaluation, where nothing is dropped.
+    rate: in [0, 1].
+  """
+  if keys is None or not rate:
+    return cond
+  dropped = jax.vmap(jax.random.bernoulli, (0, None))(for_purpose(keys, 'label'), rate)
+
+  def either(value: Array, null: Any) -> Array:
+    return jnp.where(jnp.expand_dims(dropped, tuple(range(1, value.ndim))), null, value)
+
+  return jax.tree.map(either, cond, null)
 
 
 def num_classes_in(spec: Spec) -> int | None:
@@ -222,9 +238,13 @@ class SelfAttention(nn.Module):
     glorot = nn.initializers.variance_scaling(2.0, 'fan_avg', 'uniform')
     qkv = dense(3 * channels, self.dtype, glorot, name='qkv')(h)
     q, k, v = (_split_heads(part, self.num_heads) for part in jnp.split(qkv, 3, axis=-1))
-    h = _merge_heads(attention(q, k, v), self.num_heads)
+    h = _merge_heads(self.attend(q, k, v), self.num_heads)
     h = dense(channels, self.dtype, ZERO, name='projection')(h)
     return x + h.reshape(x.shape)
+
+  def attend(self, q: Array, k: Array, v: Array) -> Array:
+    """`attention`; a method, so that `nn.intercept_methods` can put another in its place."""
+    return attention(q, k, v)
 
 
 def attention(q: Array, k: Array, v: Array) -> Array:

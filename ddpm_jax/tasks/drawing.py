@@ -33,6 +33,7 @@ from ddpm_jax.samplers import (
   start_from,
   time_grid,
 )
+from ddpm_jax.samplers.guidance import equals
 from ddpm_jax.samplers.stability import complaint
 from ddpm_jax.tasks.experiment import Experiment
 
@@ -74,7 +75,7 @@ class Guidance(NamedTuple):
   scale: Any = None
 
 
-def drawn_on(config: Config, sampler: Sampler | Solver | None, schedule: Any) -> Route:
+def drawn_on(config: Config, sampler: Any, schedule: Any) -> Route:
   """What samples are drawn on, and the times that are visited there.
 
   It is the schedule; but a chain is read in continuous time for samplers that want times between
@@ -88,7 +89,7 @@ def drawn_on(config: Config, sampler: Sampler | Solver | None, schedule: Any) ->
   if wanted.interval:
     with naming('config.sampler'):  # refuses an empty one before anything is trained
       log_snr_interval(schedule, *wanted.interval)
-  between = getattr(sampler, 'between', True) or wanted.grid in OF_LOG_SNR
+  between = sampler.between or wanted.grid in OF_LOG_SNR
   if between and isinstance(schedule, Discrete):
     try:
       schedule = interpolate(schedule)
@@ -276,14 +277,14 @@ def guided(
   wanted = experiment.config.sampler
   null, scale = guidance or Guidance()
   scale = wanted.guidance if scale is None else scale
-  if experiment.conditional and scale != 1:
+  if experiment.conditional and not equals(scale, 1):
     if null is None:
-      check_guidance(experiment)
+      check_guidance(experiment, scale)
       null = models.null_cond(experiment.module, size)
     found = classifier_free(
       lambda every: denoiser(experiment, params, every, path),
       tell(cond),
-      tuple(map(tell, null)) if isinstance(scale, tuple) else tell(null),
+      tuple(map(tell, null)) if isinstance(null, tuple) else tell(null),
       scale,
       wanted.rescale,
       wanted.interval and log_snr_interval(path, *wanted.interval),
@@ -294,17 +295,25 @@ def guided(
     return THRESHOLDS[wanted.threshold](found, experiment.codec.bounds)
 
 
-def check_guidance(experiment: Experiment) -> None:
-  """Raises InputError where guidance would follow a null that is never trained."""
+def check_guidance(experiment: Experiment, scale: Any = None) -> None:
+  """Raises InputError where guidance would follow a null that is never trained.
+
+  Args:
+    experiment: of the network.
+    scale: in place of the config's.
+  """
   rate = models.never_null(experiment.module)
-  if is_guided(experiment) and rate:
+  scale = experiment.config.sampler.guidance if scale is None else scale
+  if experiment.conditional and not equals(scale, 1) and rate:
     raise InputError(
-      f'config.sampler.guidance: {experiment.config.sampler.guidance:g} follows the null, which is '
-      f'never trained with config.model.{rate}=0; train with some, or guide by 1'
+      f'config.sampler.guidance: {scale} follows the null, which is never trained with '
+      f'config.model.{rate}=0; train with some, or guide by 1'
     )
 
 
-def evaluations(experiment: Experiment, picture: Picture | None = None) -> int | None:
+def evaluations(
+  experiment: Experiment, picture: Picture | None = None, guidance: Guidance | None = None
+) -> int | None:
   """How often the network is evaluated for each sample; guidance doubles it, but in no interval.
 
   None for a solver, whose tolerance decides.
@@ -318,8 +327,18 @@ def evaluations(experiment: Experiment, picture: Picture | None = None) -> int |
     times = last_part(times, picture.strength)
     repeats = picture.resample if picture.mask is not None else 1
   once = num_evaluations(sampler, times.shape[0])
-  both = experiment.config.sampler.guidance != 0 and is_guided(experiment)
-  return (1 + repeats * (once - 1)) * (2 if both else 1)
+  return (1 + repeats * (once - 1)) * denoisers(experiment, guidance)
+
+
+def denoisers(experiment: Experiment, guidance: Guidance | None = None) -> int:
+  """How many denoisers guidance evaluates at a time, as `classifier_free` does."""
+  wanted = experiment.config.sampler
+  scale = wanted.guidance if guidance is None or guidance.scale is None else guidance.scale
+  scales = scale if isinstance(scale, tuple) else (scale,)
+  if not experiment.conditional or all(equals(each, 1) for each in scales):
+    return 1
+  plain = all(equals(each, 0) for each in scales) and not wanted.rescale and not wanted.interval
+  return 1 if plain else 1 + len(scales)
 
 
 def is_guided(experiment: Experiment) -> bool:

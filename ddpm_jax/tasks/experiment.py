@@ -108,6 +108,7 @@ def build(config: Config, dataset: data.Dataset | None = None) -> Experiment:
   module = config.model.build(models.MODELS, spec=dataset.cond, out_channels=codec.shape[-1])
   check_variance(config, module)
   check_augmented(config, module, codec)
+  check_beside(config, dataset)
   factors = make_factors(config.loss.name, **given_factors(config.loss))
   if schedule is not None:
     check_factors(config, factors, schedule)
@@ -266,3 +267,15 @@ def check_augmented(config: Config, module: nn.Module, codec: Codec) -> None:
     raise InputError(
       f"config.dataset.augment: it moves pixels, and '{config.codec.name}' has none; set it to 0"
     )
+
+
+def check_beside(config: Config, dataset: data.Dataset) -> None:
+  """Raises InputError where images are moved, and those in their conditions are not."""
+  sides = dataset.image_shape[:2]
+  beside = [name for name, field in dataset.cond.items() if field.shape[:2] == sides]
+  for setting in ('flip', 'augment'):
+    if beside and getattr(config.dataset, setting):
+      raise InputError(
+        f"config.dataset.{setting}: it moves an image, and not the '{beside[0]}' of its size in "
+        'its condition; leave it unset'
+      )

@@ -16,7 +16,7 @@ from ddpm_jax.losses import OF_TEACHERS
 from ddpm_jax.stores import check_reached, path_of
 from ddpm_jax.tasks.checks import check_training, rate_jump, remarks
 from ddpm_jax.tasks.experiment import Experiment, build
-from ddpm_jax.tasks.identity import identity
+from ddpm_jax.tasks.identity import identity, note_unknown
 from ddpm_jax.tasks.ownership import alone, refuse_foreign
 from ddpm_jax.tasks.run import given, init_from, read_record, write_record
 from ddpm_jax.tasks.table import make_task
@@ -142,6 +142,7 @@ def tell_begun(experiment: Experiment, workdir: epath.Path, step: int) -> None:
   if not step:
     return
   hosts.say(f'{workdir}: going on from step {step}')
+  note_unknown(folder_of(workdir, experiment.config.checkpoint.folder), step)
   if (workdir / CONFIG).exists():
     before = plain_group(read_record(workdir)['config'], 'training').num_steps
     jump = rate_jump(experiment.config, before, step)

@@ -130,19 +130,15 @@ class Checkpoints:
     """The same for a thread beside the one that saves: it changes nothing that they share."""
     self._manager.wait_until_finished()
 
-  def restore(self, step: int, like: Tree, partly: bool = False) -> tuple[Tree, dict[str, Any]]:
-    """The state and the record at `step`.
-
-    Args:
-      step: of a whole checkpoint.
-      like: shapes, dtypes and shardings of the state.
-      partly: whether the checkpoint may hold more than `like` names, which is left out.
+  def restore(self, step: int, like: Tree) -> tuple[Tree, dict[str, Any]]:
+    """The state and the record at `step`; `like` gives shapes, dtypes and shardings.
 
     Raises:
       InputError: the checkpoint cannot be read.
     """
-    arguments = part_of(like) if partly else ocp.args.StandardRestore(_abstract(like))
-    items = ocp.args.Composite(state=arguments, record=ocp.args.JsonRestore())
+    items = ocp.args.Composite(
+      state=ocp.args.StandardRestore(_abstract(like)), record=ocp.args.JsonRestore()
+    )
     restored = self._read(step, items)
     return restored['state'], restored['record']
 
@@ -152,7 +148,13 @@ class Checkpoints:
     Raises:
       InputError: the checkpoint cannot be read.
     """
-    return self._read(step, ocp.args.Composite(state=part_of(like)))['state']
+    like = _abstract(like)
+    arguments = ocp.args.PyTreeRestore(
+      like,
+      restore_args=ocp.checkpoint_utils.construct_restore_args(like),
+      partial_restore=True,
+    )
+    return self._read(step, ocp.args.Composite(state=arguments))['state']
 
   def _read(self, step: int, items: ocp.args.Composite) -> Any:
     self._check(step)
@@ -182,16 +184,6 @@ class Checkpoints:
       f'{self.folder / str(step)}: cannot be read ({reason}); if it is damaged, delete that folder '
       f'to {onward}'
     )
-
-
-def part_of(like: Any) -> ocp.args.PyTreeRestore:
-  """What Orbax is told to restore the branches that `like` names, and no others."""
-  like = _abstract(like)
-  return ocp.args.PyTreeRestore(
-    like,
-    restore_args=ocp.checkpoint_utils.construct_restore_args(like),
-    partial_restore=True,
-  )
 
 
 def _abstract(tree: Tree) -> Tree:

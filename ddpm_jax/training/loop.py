@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
@@ -152,8 +153,7 @@ def begin(job: Job, checkpoints: Checkpoints, batches: data.Ahead) -> tuple[Trai
   parallel, newest = job.parallel, checkpoints.latest_step()
   if newest is None:
     return first_state(job), Window()
-  earlier = hosts.from_first(lambda: is_earlier(record_of(checkpoints.folder, newest)))
-  state, record = checkpoints.restore(newest, parallel.layout(job.shapes), partly=earlier)
+  state, record = restored(job, checkpoints, newest)
   if not is_record(record):
     raise checkpoints.damaged(newest, 'its record is not one that training writes')
   refuse_changed(record.get('frozen'), job.record['frozen'])
@@ -161,9 +161,15 @@ def begin(job: Job, checkpoints: Checkpoints, batches: data.Ahead) -> tuple[Trai
   return parallel.place_state(state), Window(record['window'])
 
 
-def is_earlier(record: Any) -> bool:
-  """Whether a checkpoint is of format 1, which may have a teacher in the loss's state."""
-  return isinstance(record, Mapping) and 'frozen' not in record
+def restored(job: Job, checkpoints: Checkpoints, step: int) -> tuple[TrainState, Any]:
+  """A checkpoint's state and record; in format 1 a teacher was in the loss's state."""
+  like = job.shapes
+  found = hosts.from_first(lambda: record_of(checkpoints.folder, step))
+  earlier = isinstance(found, Mapping) and 'frozen' not in found and 'teacher' in job.frozen
+  if earlier:
+    like = dataclasses.replace(like, loss_state={'teacher': like.params['network']})
+  state, record = checkpoints.restore(step, job.parallel.layout(like))
+  return dataclasses.replace(state, loss_state=()) if earlier else state, record
 
 
 def first_state(job: Job) -> TrainState:

@@ -5,8 +5,10 @@ import pytest
 
 from ddpm_jax import data
 from ddpm_jax.config import base_config, from_config_dict
-from ddpm_jax.training import build
-from ddpm_jax.training.experiment import init_params
+from ddpm_jax.tasks.experiment import build
+from ddpm_jax.tasks.run import Run, used
+from ddpm_jax.tasks.table import make_task
+from ddpm_jax.training.task import load_frozen
 
 
 @pytest.fixture(scope='session')
@@ -38,7 +40,20 @@ def experiment(digits):
 @pytest.fixture(scope='session')
 def params(experiment):
   """Random, the zero-initialized layers too: else no output would depend on any input."""
-  leaves, tree = jax.tree.flatten(init_params(experiment)['network'])
+  leaves, tree = jax.tree.flatten(make_task(experiment).init(None)[0]['network'])
   keys = jax.random.split(jax.random.key(1), len(leaves))
   noisy = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
   return jax.tree.unflatten(tree, noisy)
+
+
+def run_of(experiment, network):
+  """A run of the experiment whose network has these parameters."""
+  task = make_task(experiment)
+  trained = {'network': network, 'schedule': {}, 'loss': {}}
+  return Run(experiment, task, used(task).bind(trained), 0, trained, load_frozen(task))
+
+
+@pytest.fixture(scope='session')
+def as_run():
+  """The function as_run(experiment, network) -> Run."""
+  return run_of

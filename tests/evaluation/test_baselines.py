@@ -97,7 +97,7 @@ def test_the_covariance_is_shrunk_as_published(count):
 
 @pytest.mark.parametrize('count', [1, 2, 3, 5, 9, 10, 20, 40, 100])
 def test_gaussian_of_few_images_is_never_worse_than_uniform(digits, count):
-  images, test = digits.train[:]['image'], digits.test[:]['image']
+  images, test = digits.train[:]['x'], digits.test[:]['x']
   rows = np.random.default_rng(count).permutation(len(images))[:count]
   bits = gaussian_bits(images[rows], test, 17).mean()
   assert bits <= np.log2(17) + 1e-9

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from ddpm_jax import data
+from ddpm_jax.condition import labels
 from ddpm_jax.evaluation.batching import even_size, evenly, map_batches
 
 
@@ -34,6 +35,7 @@ def test_rows_come_back_in_order_without_the_padding():
 
 def test_evenly_takes_every_part_of_a_split():
   label = np.repeat(np.arange(10), 7)
-  split = data.Arrays(np.zeros((70, 1, 1, 1)), label)
-  assert np.unique(evenly(split, 20)['label']).tolist() == [*range(10)]
-  np.testing.assert_array_equal(evenly(split, 100)['label'], label)
+  split = data.Arrays(np.zeros((70, 1, 1, 1)), {'label': label})
+  dataset = data.Dataset('few', split, split, (1, 1, 1), 2, labels(10))
+  assert np.unique(evenly(dataset, split, 20)['cond']['label']).tolist() == [*range(10)]
+  np.testing.assert_array_equal(evenly(dataset, split, 100)['cond']['label'], label)

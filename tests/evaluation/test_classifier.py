@@ -15,10 +15,10 @@ def test_share_and_its_binomial_error():
 
 def test_real_digits_are_read_and_wrong_labels_are_not(digits):
   train, test = digits.train[:], digits.test[:]
-  classifier = Classifier(train['image'] / 8 - 1, train['label'])
-  images = test['image'] / 8 - 1
-  right = classifier.accuracy(images, test['label'])
+  classifier = Classifier(train['x'] / 8 - 1, train['cond']['label'])
+  images = test['x'] / 8 - 1
+  right = classifier.accuracy(images, test['cond']['label'])
   assert right.mean > 0.97
-  assert right.count == len(test['label'])
-  wrong = classifier.accuracy(images, (test['label'] + 1) % 10)
+  assert right.count == len(test['cond']['label'])
+  wrong = classifier.accuracy(images, (test['cond']['label'] + 1) % 10)
   assert right.mean + wrong.mean <= 1

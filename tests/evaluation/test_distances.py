@@ -75,10 +75,10 @@ def test_the_error_is_the_spread_over_other_samples(name):
 
 def test_features_tell_digits_from_other_digits(digits):
   train, test = digits.train[:], digits.test[:]
-  features = Features(train['image'] / 8.0 - 1, train['label'])
-  x, y = (features(split['image'] / 8.0 - 1) for split in (train, test))
+  features = Features(train['x'] / 8.0 - 1, train['cond']['label'])
+  x, y = (features(split['x'] / 8.0 - 1) for split in (train, test))
   assert x.shape == (len(digits.train), 64) and (x >= 0).all()
-  noise = features(np.random.default_rng(0).uniform(-1, 1, test['image'].shape))
-  threes = features(test['image'][test['label'] == 3] / 8.0 - 1)
+  noise = features(np.random.default_rng(0).uniform(-1, 1, test['x'].shape))
+  threes = features(test['x'][test['cond']['label'] == 3] / 8.0 - 1)
   for distance in DISTANCES.values():
     assert 5 * distance(y, x) < min(distance(threes, x), distance(noise, x))

@@ -8,7 +8,7 @@ from ddpm_jax.evaluation.diversity import nearest, nearest_ratio, spread, spread
 @pytest.fixture(scope='module')
 def real(digits):
   train = digits.train[:]
-  return train['image'] / 8 - 1, train['label']
+  return train['x'] / 8 - 1, train['cond']['label']
 
 
 def test_other_real_images_are_as_varied_and_as_near(real):

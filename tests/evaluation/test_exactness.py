@@ -15,9 +15,10 @@ from ddpm_jax.diffusion.oracle import GaussianMixture
 from ddpm_jax.evaluation import exactness
 from ddpm_jax.keys import example_keys
 from ddpm_jax.samplers.solvers import solve, tsit5
-from ddpm_jax.training import Run, build
-from ddpm_jax.training.checks import check_training
-from ddpm_jax.training.experiment import init_params
+from ddpm_jax.tasks.checks import check_training
+from ddpm_jax.tasks.experiment import build
+from ddpm_jax.tasks.table import make_task
+from ddpm_jax.tasks.train import make_job
 from experiments import exactness_rows as table
 
 COUNT = 2000
@@ -84,17 +85,18 @@ def test_sliced_wasserstein_is_a_shift_times_the_mean_cosine():
 @pytest.mark.parametrize('config', [digits.get_config, mixture.get_config])
 def test_every_row_of_the_table_can_begin(config, tmp_path):
   for settings in table.variants().values():
-    check_training(build(table.make_config(config(), settings, tmp_path, 400)))
+    experiment = build(table.make_config(config(), settings, tmp_path, 400))
+    check_training(experiment, make_job(experiment))
 
 
-def test_a_network_that_says_zero_has_an_error_of_eps_of_one(tmp_path):
+def test_a_network_that_says_zero_has_an_error_of_eps_of_one(as_run, tmp_path):
   """E |eps|² = 1; a U-Net begins with zero, and a loaded run brings no examples."""
   experiment = build(table.make_config(digits.get_config(), {}, tmp_path, 1))
-  none = data.Arrays(np.zeros((0, 8, 8, 1)), np.zeros(0))
+  none = data.Arrays(np.zeros((0, 8, 8, 1)), {'label': np.zeros(0, int)})
   empty = dataclasses.replace(
     experiment, dataset=dataclasses.replace(experiment.dataset, test=none)
   )
-  run = Run(empty, 0, init_params(experiment)['network'])
+  run = as_run(empty, make_task(experiment).init(None)[0]['network'])
   assert table.error_of_eps(run) == pytest.approx(1, abs=0.01)
 
 

@@ -9,10 +9,12 @@ import optax
 import pytest
 
 from ddpm_jax import data
+from ddpm_jax.codec import scale
 from ddpm_jax.evaluation.gradients import Tally, gradient_noise, relative_variance, tally
 from ddpm_jax.losses import LossOutput
-from ddpm_jax.training.experiment import new_state
+from ddpm_jax.tasks.train import make_job
 from ddpm_jax.training.parallel import PARALLEL
+from ddpm_jax.training.state import new_state
 
 
 def tallied(grads):
@@ -71,14 +73,15 @@ def test_the_training_step_is_what_is_measured(experiment, digits):
   """With the loss p · mean x of one parameter p, the gradient is the batch's mean pixel."""
   params = {'network': jnp.float32(5.0), 'schedule': {}, 'loss': {}}
 
-  def loss(problem, params, state, batch, keys):
-    return LossOutput(params['network'] * batch['image'].mean((1, 2, 3)), {}, state)
+  def loss(context, params, state, batch, keys):
+    return LossOutput(params['network'] * batch['x'].mean((1, 2, 3)), {}, state)
 
   simple = dataclasses.replace(experiment, loss=loss)
-  batches = list(itertools.islice(data.batches(digits.train, 40), 8))
-  means = [data.scale(batch['image'], digits.num_levels).mean() for batch in batches]
-  parallel = PARALLEL['pmap'](jax.devices())
-  found = gradient_noise(simple, parallel, new_state(simple, params), batches)
+  batches = list(itertools.islice(data.batches(digits, digits.train, 40), 8))
+  means = [scale(batch['x'], digits.num_levels).mean() for batch in batches]
+  job = make_job(simple)._replace(parallel=PARALLEL['pmap'](jax.devices()))
+  state = new_state(job.task, job.config).replace(params=params)
+  found = gradient_noise(job, state, batches)
   means = np.asarray(means, np.float64)
   products = (means.sum() ** 2 - (means**2).sum()) / 56
   assert found == pytest.approx(means.var(ddof=1) / products, rel=1e-3)

@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax.data import Arrays
+from ddpm_jax.data import Arrays, Dataset
 from ddpm_jax.diffusion import SCHEDULES, oracle
-from ddpm_jax.evaluation import noise_levels
 from ddpm_jax.evaluation.noise_levels import EDGES, bins_of, make_bin_errors, midpoints
 
 PATHS = {
@@ -18,23 +17,21 @@ PATHS = {
 
 
 @pytest.mark.parametrize('name', PATHS)
-def test_the_best_denoiser_of_gaussian_data_has_the_closed_form(experiment, monkeypatch, name):
+def test_the_best_denoiser_of_gaussian_data_has_the_closed_form(as_run, experiment, name):
   """Of data N(0, c²) the least eps error at SNR e^λ is c² e^λ / (1 + c² e^λ), whatever the path.
 
   Its mean over λ in [a, b] is log((1 + c² e^b) / (1 + c² e^a)) / (b - a).
   """
-  levels, spread = 33, 0.3
+  spread = 0.3
   x0 = spread * jax.random.normal(jax.random.key(0), (512, 8, 8, 1))
-  pixels = jnp.clip(jnp.round((x0 + 1) * (levels - 1) / 2), 0, levels - 1).astype(jnp.uint8)
-  split = Arrays(np.asarray(pixels), np.zeros(512, np.int32))
+  split = Arrays(np.zeros((512, 8, 8, 1), np.uint8))
   path = PATHS[name]
   best = oracle.GaussianData(jnp.zeros((8, 8, 1)), jnp.full((8, 8, 1), spread**2))
-  monkeypatch.setattr(noise_levels, 'denoiser', lambda bound, *_: best.denoiser(bound.schedule))
-  monkeypatch.setattr(noise_levels.data, 'scale', lambda image, levels: x0)
-  judged = dataclasses.replace(
-    experiment, schedule=path, dataset=dataclasses.replace(experiment.dataset, test=split)
-  )
-  errors = make_bin_errors(judged)({})
+  exact = experiment.codec._replace(encode=lambda params, x, keys: x0)  # no level is rounded to
+  judged = as_run(dataclasses.replace(experiment, schedule=path, codec=exact), {})
+  use = judged.use._replace(denoiser=lambda params, cond, schedule: best.denoiser(schedule))
+  judged = dataclasses.replace(judged, use=use)
+  errors = make_bin_errors(judged, Dataset('none', split, split, (8, 8, 1), 256))()
   c = spread**2
   for (a, b), error in errors.items():
     exact = np.log((1 + c * np.exp(b)) / (1 + c * np.exp(a))) / (b - a)

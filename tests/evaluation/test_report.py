@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from ddpm_jax.condition import labels
 from ddpm_jax.data import Dataset
 from ddpm_jax.data.dataset import Arrays
 from ddpm_jax.evaluation import report
@@ -19,9 +20,9 @@ def real(digits):
   return report.read_real(digits)
 
 
-def as_samples(batch):
-  images = np.rint(127.5 * (batch['image'] + 1)).astype(np.uint8)
-  return Samples(images, batch['label'], RECORD)
+def as_samples(real):
+  images = np.rint(127.5 * (real.images + 1)).astype(np.uint8)
+  return Samples(images, real.labels, RECORD)
 
 
 def shown(figures):
@@ -40,14 +41,14 @@ def test_real_images_as_samples_get_the_real_figures(real):
 
 
 def test_samples_of_one_class_are_held_against_that_class(real):
-  threes = {name: column[real.train['label'] == 3] for name, column in real.train.items()}
+  threes = report.Images(*(column[real.train.labels == 3] for column in real.train))
   figures = report.sample_figures(as_samples(threes), real)
   assert figures['spread_ratio'] == pytest.approx(1, abs=0.01)
   assert figures['nearest_ratio'] == pytest.approx(1, abs=0.01)
 
 
 def test_samples_without_classes_are_held_against_all_images(digits):
-  real = report.read_real(dataclasses.replace(digits, num_classes=None))
+  real = report.read_real(dataclasses.replace(digits, cond={}))
   everything = as_samples(real.train)._replace(labels=None)
   figures = report.sample_figures(everything, real)
   assert figures['spread_ratio'] == pytest.approx(1, abs=0.01)
@@ -83,10 +84,10 @@ NOISE = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 1), np.uint8)
 def few(train, test, num_classes=2):
   """A data set of a few noisy images with these labels."""
   splits = (
-    Arrays(NOISE[start : start + len(labels)], np.array(labels, int))
-    for start, labels in ((0, train), (12, test))
+    Arrays(NOISE[start : start + len(label)], {'label': np.array(label, int)})
+    for start, label in ((0, train), (12, test))
   )
-  return Dataset('few', *splits, (8, 8, 1), 256, num_classes)
+  return Dataset('few', *splits, (8, 8, 1), 256, labels(num_classes))
 
 
 def reported(dataset, labels, bits=None):
@@ -150,6 +151,6 @@ def test_what_some_samples_lack_is_a_dash():
 def test_large_images_are_taken_in_smaller_numbers(monkeypatch):
   monkeypatch.setattr(report, 'NUMBERS', 3 * 64)
   real = report.read_real(few([0, 0, 1, 1, 1, 1], [0, 1]))
-  assert len(real.train['image']) == 3 and len(real.test['image']) == 2
+  assert len(real.train.images) == 3 and len(real.test.images) == 2
   monkeypatch.setattr(report, 'NUMBERS', 1)
-  assert len(report.read_real(few([0, 0, 1, 1], [0, 1])).train['image']) == 1
+  assert len(report.read_real(few([0, 0, 1, 1], [0, 1])).train.images) == 1

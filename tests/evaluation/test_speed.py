@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from ddpm_jax.evaluation.speed import RUNS, make_batch, make_loop, make_program, make_runs
-from ddpm_jax.training import build
+from ddpm_jax.tasks.drawing import evaluations
+from ddpm_jax.tasks.experiment import build
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_the_network_alone_is_evaluated_as_often(small, guidance):
     jax.block_until_ready(make(counted)(make_batch(experiment)))
     jax.effects_barrier()
     totals.append(sum(rows))
-  assert totals == 3 * [8 * experiment.kind.evaluations(experiment)]
+  assert totals == 3 * [8 * evaluations(experiment)]
 
 
 def test_a_run_is_one_program_however_often_it_is_drawn(small):

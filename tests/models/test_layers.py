@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from ddpm_jax.models import layers
 
@@ -175,3 +176,39 @@ def test_downsample_takes_every_other_pixel():
   params = {'conv': {'kernel': kernel, 'bias': jnp.zeros(4)}}
   y = layers.Downsample().apply({'params': params}, x)
   np.testing.assert_array_equal(y, x[:, ::2, ::2])
+
+
+def test_a_condition_is_dropped_whole_at_its_rate_and_by_one_draw():
+  count, rate = 4000, 0.3
+  cond = {'words': jnp.ones((count, 3, 2)), 'mask': jnp.ones((count, 3), bool)}
+  null = {'words': 7.0, 'mask': jnp.zeros((count, 3), bool)}
+  found = layers.drop_cond(cond, null, keys(count), rate)
+  dropped = np.asarray(found['words'] == 7)
+  assert (np.ptp(dropped, axis=(1, 2)) == 0).all()
+  dropped = dropped[:, 0, 0]
+  np.testing.assert_array_equal(found['mask'], np.repeat(~dropped[:, None], 3, axis=1))
+  assert found['mask'].dtype == bool
+  assert abs(dropped.mean() - rate) < 4 * np.sqrt(rate * (1 - rate) / count)
+  less = np.asarray(layers.drop_cond(jnp.ones(count), 7.0, keys(count), rate / 2) == 7)
+  assert (dropped | ~less).all() and 0 < less.sum() < dropped.sum()
+  for same in (layers.drop_cond(cond, null, None, rate), layers.drop_cond(cond, null, keys(1), 0)):
+    assert same is cond
+
+
+@pytest.mark.parametrize('num_heads', [1, 2])
+def test_the_map_of_attention_can_be_intercepted(num_heads):
+  """By the identity, what is left is x + projection(v), with v a linear map of the norm."""
+  module = layers.SelfAttention(num_heads)
+  x = jax.random.normal(jax.random.key(1), (2, 3, 3, 8))
+  params = noise_like(module.init(jax.random.key(0), x)['params'])
+
+  def identity(call, args, kwargs, context):
+    return args[2] if context.method_name == 'attend' else call(*args, **kwargs)
+
+  with nn.intercept_methods(identity):
+    found = module.apply({'params': params}, x)
+  normed = layers.GroupNorm().apply({'params': params['norm']}, x)
+  v = normed @ params['qkv']['kernel'][:, 16:] + params['qkv']['bias'][16:].reshape(1, 1, 1, -1)
+  out = v @ params['projection']['kernel'] + params['projection']['bias'].reshape(1, 1, 1, -1)
+  np.testing.assert_allclose(found, x + out, atol=1e-4)
+  assert np.abs(found - module.apply({'params': params}, x)).max() > 0.1

@@ -4,11 +4,10 @@ import json
 import shutil
 
 import pytest
-from test_copies import apart, quick, trained
-from test_ownership import start
+from quick import apart, quick, start, trained
 
 from ddpm_jax.errors import InputError
-from ddpm_jax.training import load_run
+from ddpm_jax.tasks.run import load_run
 
 __all__ = ['quick']
 

@@ -12,16 +12,18 @@ import sys
 import tempfile
 
 import pytest
-from ddpm_jax.training.experiment import build
-from ddpm_jax.training.ownership import alone, locked, refuse_foreign
+from quick import EVERY_STEP, make_quick, quick, start
 from tiny import tiny
 
 from ddpm_jax.errors import InputError
-from ddpm_jax.training import loop
+from ddpm_jax.tasks.ownership import alone, locked, refuse_foreign
+from ddpm_jax.tasks.train import steps
 from ddpm_jax.training.checkpoint import whole_steps
 
+__all__ = ['quick']
+
 WRITES = ('os.mkdir', 'os.rename', 'os.remove', 'os.rmdir', 'os.truncate', 'os.link', 'os.symlink')
-EVERY_STEP = {'training.num_steps': 1000, 'logging.every_steps': 1}
+TESTS = pathlib.Path(__file__).parents[1]
 
 
 class Disk:
@@ -58,35 +60,6 @@ def disk():
   return Disk()
 
 
-def make_quick(patch, experiment):
-  """Training whose steps do nothing, so that a start asks nothing of the compiler."""
-  begin, fresh = loop.begin, []
-
-  def once(experiment, parallel, checkpoints, batches, plugins):
-    if checkpoints.latest_step() is not None:
-      return begin(experiment, parallel, checkpoints, batches, plugins)
-    fresh[:] = fresh or [begin(experiment, parallel, checkpoints, batches, plugins)[0]]
-    return fresh[0], loop.Window()
-
-  def advance(state, batches, count):
-    next(batches)
-    return state.replace(step=state.step + 1), {'loss': 1.0}
-
-  patch.setattr(loop, 'build', lambda config: experiment)
-  patch.setattr(loop, 'check_training', lambda experiment: None)
-  patch.setattr(loop, 'begin', once)
-  patch.setattr(loop, 'make_advance', lambda experiment, parallel: advance)
-
-
-def start(workdir, config, count=1):
-  """The steps that so many calls reach."""
-  run = loop.steps(config, workdir)
-  try:
-    return [next(run)[0] for _ in range(count)]
-  finally:
-    run.close()
-
-
 def cut_off_everywhere(folder, config):
   """Cuts a start off at each of its writes; returns how many there are."""
   with disk().below(folder / 'whole') as counted:
@@ -104,16 +77,14 @@ def cut_off_everywhere(folder, config):
   return counted.count
 
 
-def test_a_start_cut_off_at_any_write_is_taken_up_by_the_same_command(tmp_path, monkeypatch):
-  config = tiny(**EVERY_STEP)
-  make_quick(monkeypatch, build(config))
-  assert cut_off_everywhere(tmp_path, config) > 10
+def test_a_start_cut_off_at_any_write_is_taken_up_by_the_same_command(quick, tmp_path):
+  assert cut_off_everywhere(tmp_path, tiny(**EVERY_STEP)) > 10
 
 
 @pytest.mark.slow
 def test_so_is_one_cut_off_in_a_checkpoint():
   """In a process of its own: what Orbax leaves of a save that failed may wait for ever."""
-  paths = [str(pathlib.Path(__file__).parents[2]), str(pathlib.Path(__file__).parent)]
+  paths = [str(TESTS.parent), str(TESTS / 'training')]
   done = subprocess.run(
     [sys.executable, __file__],
     env={**os.environ, 'PYTHONPATH': os.pathsep.join(paths)},
@@ -127,7 +98,7 @@ def test_so_is_one_cut_off_in_a_checkpoint():
 
 def main():
   config = tiny(**EVERY_STEP, **{'checkpoint.every_steps': 2})
-  make_quick(pytest.MonkeyPatch(), build(config))
+  make_quick(pytest.MonkeyPatch())
   with tempfile.TemporaryDirectory() as folder:
     print(cut_off_everywhere(pathlib.Path(folder), config), flush=True)
 
@@ -168,10 +139,9 @@ def test_a_second_process_is_refused_while_the_first_lives(tmp_path):
       pass
 
 
-def test_a_run_keeps_its_folder_to_itself_from_start_to_end(tmp_path, monkeypatch):
+def test_a_run_keeps_its_folder_to_itself_from_start_to_end(quick, tmp_path):
   config = tiny(**EVERY_STEP)
-  make_quick(monkeypatch, build(config))
-  first = loop.steps(config, tmp_path)
+  first = steps(config, tmp_path)
   next(first)
   with pytest.raises(InputError, match='another process is training'):
     start(tmp_path, config)

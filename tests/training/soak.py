@@ -21,10 +21,9 @@ import numpy as np
 import rich
 from pod import HERE, Pod
 from rich.table import Table
-from tiny import tiny
+from tiny import shapes_of, tiny
 
 from ddpm_jax.training.checkpoint import Checkpoints
-from ddpm_jax.training.experiment import build, new_state
 from ddpm_jax.training.metrics import read
 
 TOPOLOGIES = {'1x1': (1,), '1x2': (2,), '1x4': (4,), '2x1': (1, 1), '2x2': (2, 2), '4x1': (1,) * 4}
@@ -121,9 +120,8 @@ def examples(workdir):
 
 
 def params(workdir):
-  experiment = build(tiny())
   with Checkpoints(workdir / 'checkpoints') as checkpoints:
-    like = jax.eval_shape(lambda: new_state(experiment))
+    like = shapes_of(tiny())
     return jax.tree.leaves(checkpoints.restore(checkpoints.latest_step(), like)[0].params)
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 from absl import flags
 
+from ddpm_jax.tasks import train as tasks_train
 from ddpm_jax.training import checksums, hosts, loop
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.report import Report
@@ -34,11 +35,11 @@ class Stage(NamedTuple):
 
 STAGES = {
   'joining': Stage(hosts, 'join', after=True),
-  'reading the data': Stage(loop, 'fit', after=True),
+  'reading the data': Stage(tasks_train, 'fit', after=True),
   'restoring': Stage(loop, 'begin', after=True),
   'compiling': Stage(loop, 'make_advance', after=True, wait=False),
   'a step': Stage(Report, 'look', wait=False, reads=lambda report, step, state: step),
-  'held-out losses': Stage(Report, '_judge', reads=lambda report, step, params: step),
+  'held-out losses': Stage(Report, '_judge', reads=lambda report, step, heldout: step),
   'saving': Stage(Checkpoints, 'save', after=True, reads=lambda self, step, *rest: step),
   'writing': Stage(checksums.StateHandler, 'finalize', after=True),
   'the last wait': Stage(Checkpoints, 'wait'),

@@ -1,30 +1,29 @@
 """Runs in a bucket, and runs whose machine is made anew beside their checkpoints."""
 
-import dataclasses
 import json
 
 import jax
 import numpy as np
 import pytest
-from test_ownership import EVERY_STEP, make_quick, start
-from tiny import tiny
+from quick import apart, quick, start, trained
+from tiny import shapes_of, tiny
 
 from ddpm_jax.errors import InputError
 from ddpm_jax.evaluation.sampling import Samples, load_samples, save_samples
 from ddpm_jax.stores import path_of
-from ddpm_jax.training import load_run, loop
+from ddpm_jax.tasks.run import load_run
+from ddpm_jax.tasks.train import train
 from ddpm_jax.training.checkpoint import Checkpoints, whole_steps
 from ddpm_jax.training.copies import beside
-from ddpm_jax.training.experiment import build, new_state
 from ddpm_jax.training.metrics import read
+
+__all__ = ['quick']
 
 
 def final(checkpoints, config):
   """The newest checkpoint, as NumPy's arrays, and its record."""
-  experiment = build(config)
-  like = jax.eval_shape(lambda: new_state(experiment))
   with Checkpoints(checkpoints) as found:
-    state, record = found.restore(found.latest_step(), like)
+    state, record = found.restore(found.latest_step(), shapes_of(config))
   return jax.tree.map(np.asarray, state), record
 
 
@@ -38,10 +37,10 @@ def assert_same(one, other):
 
 def test_a_run_in_a_bucket_is_resumed_and_is_the_one_on_a_disk(store, bucket, tmp_path):
   config = tiny(**{'training.num_steps': 24})
-  loop.train(config, tmp_path / 'run')
+  train(config, tmp_path / 'run')
   assert start(bucket, config, 14)[-1] == 14  # and is cut off there: the newest checkpoint is of 10
   assert whole_steps(path_of(f'{bucket}/checkpoints', 'x')) == [10]
-  loop.train(config, bucket)
+  train(config, bucket)
   workdir = path_of(bucket, 'workdir')
   assert_same(
     final(workdir / 'checkpoints', config), final(tmp_path / 'run' / 'checkpoints', config)
@@ -59,25 +58,6 @@ def test_a_run_in_a_bucket_is_resumed_and_is_the_one_on_a_disk(store, bucket, tm
   assert load_samples(workdir / 'samples.npz').record['step'] == 24
   with pytest.raises(InputError, match=f'{bucket}: holds another experiment, .* config.seed'):
     start(bucket, tiny(seed=1))
-
-
-APART = {**EVERY_STEP, 'checkpoint.every_steps': 2}
-
-
-@pytest.fixture
-def quick(monkeypatch):
-  experiment = build(tiny(**EVERY_STEP))
-  make_quick(monkeypatch, experiment)
-  monkeypatch.setattr(loop, 'build', lambda config: dataclasses.replace(experiment, config=config))
-
-
-def apart(folder, **settings):
-  return tiny(**APART, **{'checkpoint.folder': str(folder)}, **settings)
-
-
-def trained(workdir, kept, last=5):
-  """Trains beyond a checkpoint, and ends without saving."""
-  assert start(workdir, apart(kept), last) == [*range(1, last + 1)]
 
 
 @pytest.mark.parametrize('where', ['disk', 'bucket'])

@@ -5,7 +5,8 @@ import json
 import pytest
 from tiny import tiny
 
-from ddpm_jax.training import cost, train
+from ddpm_jax.tasks.train import train
+from ddpm_jax.training import cost
 from ddpm_jax.training.cost import Bill, Start, amount
 
 HOUR = 3600.0

@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,9 @@ from flax import linen as nn
 from ddpm_jax.config import Config, base_config, from_config_dict
 from ddpm_jax.losses import LOSSES
 from ddpm_jax.models.layers import Dropout
+from ddpm_jax.tasks.experiment import build
+from ddpm_jax.tasks.table import make_task
+from ddpm_jax.training.state import TrainState, new_state
 
 SETTINGS = {
   'dataset.name': 'digits',
@@ -41,13 +45,13 @@ SETTINGS = {
 class Net(nn.Module):
   """Two dense layers with dropout between them, told the noise and the class."""
 
-  num_classes: int | None
+  spec: Any
   out_channels: int
   width: int = 16
 
   @nn.compact
   def __call__(self, x, noise_label, cond, keys=None):
-    told = jax.nn.one_hot(cond['label'], self.num_classes + 1)
+    told = jax.nn.one_hot(cond['label'], self.spec['label'].num_classes + 1)
     flat = x.reshape(x.shape[0], -1)
     noise = jnp.log1p(noise_label).reshape(-1, 1)
     hidden = nn.tanh(nn.Dense(self.width)(jnp.concatenate([flat, told, noise], axis=1)))
@@ -67,16 +71,22 @@ def tiny(**settings) -> Config:
   return from_config_dict(config)
 
 
-def broken(problem, params, state, batch, keys):
+def shapes_of(config: Config) -> TrainState:
+  """The shapes of a run's state."""
+  task = make_task(build(config))
+  return jax.eval_shape(lambda: new_state(task, config))
+
+
+def broken(context, params, state, batch, keys):
   """The simple loss, NaN from step 13 on."""
-  output = LOSSES['simple'](problem, params, state, batch, keys)
+  output = LOSSES['simple'](context, params, state, batch, keys)
   return output._replace(values=jnp.where(batch['index'] < 12 * 16, output.values, jnp.nan))
 
 
-def counted(problem, params, state, batch, keys):
+def counted(context, params, state, batch, keys):
   """The simple loss; its metrics tell which examples it saw, exactly on any number of devices."""
-  output = LOSSES['simple'](problem, params, state, batch, keys)
-  levels = jnp.round(8 * (batch['image'] + 1)).astype(jnp.int32).reshape(len(output.values), -1)
+  output = LOSSES['simple'](context, params, state, batch, keys)
+  levels = jnp.round(8 * (batch['x'] + 1)).astype(jnp.int32).reshape(len(output.values), -1)
   checksum = levels @ jnp.arange(1, levels.shape[1] + 1) % 1021
   seen = {'index': batch['index'] * 1.0, 'checksum': checksum * 1.0}
   return output._replace(metrics=output.metrics | seen)
@@ -125,8 +135,8 @@ def cut_data(at: int, host: int = 0) -> None:
 
 def blind() -> None:
   """Nothing that is only looked at can be made."""
+  from ddpm_jax.tasks import denoising
   from ddpm_jax.training import pictures, report
-  from ddpm_jax.training.experiment import KINDS
 
   def failing(kind):
     def fail(*arguments):
@@ -137,8 +147,7 @@ def blind() -> None:
   pictures.write_png = failing('the preview')
   pictures.loss_curve = failing('the loss curve')
   report.Board = failing('TensorBoard')
-  for name, kind in KINDS.items():
-    KINDS[name] = kind._replace(make_heldout=failing('held-out losses'))
+  denoising.make_heldout = failing('held-out losses')
 
 
 def die_by(signum: signal.Signals, at: int) -> None:
@@ -161,7 +170,7 @@ def die_by(signum: signal.Signals, at: int) -> None:
 def main(workdir: str, settings: str, signum: str = '', at: str = '') -> int:
   """Trains; where told so, is hit by a signal, a full disk or a cut file on the way."""
   from ddpm_jax.errors import Failed, InputError, Interrupted
-  from ddpm_jax.training import train
+  from ddpm_jax.tasks.train import train
 
   if signum == 'full':
     full_disk(int(at))
