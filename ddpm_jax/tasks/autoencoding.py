@@ -21,7 +21,7 @@ from ddpm_jax.tasks import evidence
 from ddpm_jax.tasks.denoising import OTHERS as LOSSES
 from ddpm_jax.tasks.experiment import Experiment
 from ddpm_jax.tasks.heldout import evenly_spaced
-from ddpm_jax.tasks.parts import begin, codec_of, encoded, later, make_preview
+from ddpm_jax.tasks.parts import begin, encoded, later, make_preview
 from ddpm_jax.training.task import Batch, Frozen, Task, Use
 
 
@@ -45,7 +45,6 @@ def autoencoding(experiment: Experiment, teacher: Frozen | None = None) -> Task:
     loss=functools.partial(loss, experiment, context),
     optimizer=experiment.optimizer,
     learning_rate=experiment.learning_rate,
-    frozen=codec_of(experiment),
     heldout=later(lambda: make_heldout(experiment, context)),
     preview=later(lambda: make_preview(experiment, use.generate)),
     use=use,

@@ -39,7 +39,7 @@ from ddpm_jax.training import hosts
 from ddpm_jax.training.checkpoint import Checkpoints, folder_of, whole_steps
 from ddpm_jax.training.copies import CONFIG
 from ddpm_jax.training.ema import decays
-from ddpm_jax.training.task import Frozen, Task, Use, load_frozen
+from ddpm_jax.training.task import Frozen, Task, Use, frozen_record, load_frozen
 
 Path = str | os.PathLike[str]
 
@@ -151,7 +151,19 @@ def load_run(
   experiment = build(config, without_examples(shape))
   task = make_task(experiment)
   step, trained = load_params(task, experiment.config, workdir, step, ema)
-  return Run(experiment, task, used(task, trained), step, trained, load_frozen(task))
+  frozen = load_frozen(task)
+  refuse_changed(record['frozen'], frozen_record(task, frozen))
+  return Run(experiment, task, used(task, trained), step, trained, frozen)
+
+
+def refuse_changed(before: Mapping[str, Any], now: Mapping[str, Mapping[str, str]]) -> None:
+  """Raises InputError where something frozen has other arrays than the run was trained with."""
+  for name, part in now.items():
+    known = before.get(name)
+    if isinstance(known, Mapping) and known.get('xxh128') != part['xxh128']:
+      raise InputError(
+        f'{part["source"]}: the {name} that the run was trained with has changed since; restore it'
+      )
 
 
 def without_examples(shape: Mapping[str, Any]) -> data.Dataset:
@@ -189,7 +201,8 @@ def chosen_step(workdir: epath.Path, folder: epath.Path, step: int | None, confi
 
 
 def read_record(workdir: epath.Path) -> dict[str, Any]:
-  """What config.json says: its 'config' as JSON, the shape of the 'data', and its 'provenance'.
+  """What config.json says: its 'config' as JSON, the shape of the 'data', what is 'frozen', and its
+  'provenance'.
 
   Nothing that it names is looked up.
 
@@ -203,6 +216,7 @@ def read_record(workdir: epath.Path) -> dict[str, Any]:
     if record.get('format', FORMAT) > FORMAT:
       raise InputError('was written by a later version of ddpm_jax; read it with that')
     known = {'config': upgraded(dict(record['config'])), 'data': read_shape(record['data'])}
+    known |= {'frozen': dict(record.get('frozen', {}))}
     return known | {'provenance': dict(record.get('provenance', {}))}
   except FileNotFoundError:
     raise InputError(

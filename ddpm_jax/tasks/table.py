@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ddpm_jax.config.settings import naming
+from ddpm_jax.errors import InputError
 from ddpm_jax.tasks.autoencoding import autoencoding
 from ddpm_jax.tasks.denoising import denoising
 from ddpm_jax.tasks.experiment import Experiment
@@ -29,5 +30,7 @@ def make_task(experiment: Experiment, teacher: Frozen | None = None) -> Task:
   """
   with naming('config.task', otherwise='config.task.name'):
     task = experiment.config.task.build(TASKS, experiment=experiment, teacher=teacher)
+  if not isinstance(task, Task):
+    raise InputError(f"config.task.name: '{experiment.config.task.name}' does not return a Task")
   # What encodes and decodes for a task reads the codec's parameters there.
   return task._replace(frozen={**codec_of(experiment), **task.frozen})

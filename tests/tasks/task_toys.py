@@ -53,9 +53,9 @@ def linear(shape, num_levels, path: str = '', latents: int = 2, noise: float = 0
 
 
 class Posterior(nn.Module):
-  """E[z | zt] of normal latents on a path with alpha² + sigma² = 1, by the log-SNR.
+  """E[z | zt] of two normal latents on a path with alpha² + sigma² = 1, by the log-SNR.
 
-  It learns their mean, and a root of their covariance.
+  It learns their mean and covariance, R(angle) diag(exp(log_variances)) R(angle)ᵀ.
   """
 
   spec: dict
@@ -63,17 +63,17 @@ class Posterior(nn.Module):
 
   @nn.compact
   def __call__(self, x, noise_label, cond, keys=None):
-    size = x[0].size
-    mean = self.param('mean', nn.initializers.zeros, (size,))
-    root = self.param('root', lambda key, shape: jnp.eye(*shape), (size, size))
+    mean = self.param('mean', nn.initializers.zeros, (2,))
+    angle = self.param('angle', nn.initializers.zeros, ())
+    variances = jnp.exp(self.param('log_variances', lambda key: jnp.array([0.5, -0.5])))
+    turn = jnp.array([[jnp.cos(angle), -jnp.sin(angle)], [jnp.sin(angle), jnp.cos(angle)]])
 
     def example(z, log_snr):
-      alpha, noise = jnp.sqrt(nn.sigmoid(log_snr)), nn.sigmoid(-log_snr) * jnp.eye(size)
-      covariance = root @ root.T
-      seen = alpha**2 * covariance + noise
-      return mean + alpha * covariance @ jnp.linalg.solve(seen, z - alpha * mean)
+      alpha, noise = jnp.sqrt(nn.sigmoid(log_snr)), nn.sigmoid(-log_snr)
+      gain = alpha * variances / (alpha**2 * variances + noise)
+      return mean + turn @ (gain * (turn.T @ (z - alpha * mean)))
 
-    return jax.vmap(example)(x.reshape(-1, size), noise_label).reshape(x.shape)
+    return jax.vmap(example)(x.reshape(-1, 2), noise_label).reshape(x.shape)
 
 
 # ---------------------------------------------------------------- 2. an adversarial pair
@@ -236,9 +236,9 @@ def masking(experiment, teacher=None) -> Task:
 
   def loss(params, state, frozen, batch, keys, gather):
     def example(x, key):
-      order = jax.random.permutation(key, size)
-      count = jax.random.randint(jax.random.fold_in(key, 0), (), 1, size + 1)
-      masked = order < count
+      of_order, of_count = jax.random.split(key)
+      count = jax.random.randint(of_count, (), 1, size + 1)
+      masked = jax.random.permutation(of_order, size) < count
       log_p = jax.nn.log_softmax(logits(params, jnp.where(masked, levels, x)))
       return -jnp.sum(masked * log_p[jnp.arange(size), x]) / count
 
@@ -251,8 +251,9 @@ def masking(experiment, teacher=None) -> Task:
       return x.at[place].set(jax.random.categorical(key, logits(params, x)[place])), None
 
     def example(key):
-      order, own = jax.random.permutation(key, size), jax.random.split(key, size)
-      return jax.lax.scan(unmask, jnp.full(size, levels), (order, own))[0].reshape(shape)
+      of_order, *of_tokens = jax.random.split(key, size + 1)
+      steps = jax.random.permutation(of_order, size), jnp.stack(of_tokens)
+      return jax.lax.scan(unmask, jnp.full(size, levels), steps)[0].reshape(shape)
 
     return jax.vmap(example)(for_purpose(keys, 'sampler'))
 
@@ -290,7 +291,7 @@ TOYS = {
     'loss.name': 'simple',
     'loss.weight': 'output',
     'sampler.name': 'rk4',
-    'sampler.grid': 'linspace',
+    'sampler.grid': 'trailing',
     'sampler.num_steps': 40,
   },
   'adversarial': {
