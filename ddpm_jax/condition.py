@@ -148,6 +148,15 @@ def from_record(record: Any) -> dict[str, Field]:
   return {str(name): field_of(str(name), entry) for name, entry in record.items()}
 
 
+def earlier_record(data: Mapping[str, Any]) -> dict[str, Any]:
+  """What `to_record` would have written where a record of format 1 has the number of classes."""
+  count = data['num_classes']
+  if count is None:
+    return {}
+  field = {'dtype': 'int32', 'null': count, 'title': 'label', 'num_classes': count}
+  return {'label': {**field, 'classes': data.get('classes')}}
+
+
 WHOLE = 2**31  # no side and no number of classes is as large
 
 

@@ -1,5 +1,7 @@
 """The rows of `experiments.exactness`: their settings, their training, how they are judged."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -103,9 +105,11 @@ def judged(run: Run) -> tuple[float, float]:
   )
   exact = (exactness.exact_consistency if of_flow else exactness.exact_denoiser)(schedule)
 
+  read: Any = run.use.denoiser
+
   @jax.jit
   def measure(params, frozen, x0, keys):
-    errors = exactness.excess_errors(schedule, run.denoiser(), exact, x0, keys)
+    errors = exactness.excess_errors(schedule, read(params, {}, schedule), exact, x0, keys)
     return errors, run.use.generate(params, frozen, {}, keys)
 
   errors, samples = measure(run.trained, run.frozen, x0, keys)

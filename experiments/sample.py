@@ -36,6 +36,7 @@ from ddpm_jax.evaluation.progress import progress
 from ddpm_jax.evaluation.report import times
 from ddpm_jax.evaluation.sampling import (
   KINDS,
+  UNREADABLE,
   draw_path,
   draw_samples,
   samples_of,
@@ -271,9 +272,8 @@ def read_cond(run: Run, num: int, file: str) -> dict[str, np.ndarray]:
   spec, path = run.experiment.dataset.cond, on_disk(file, '--cond')
   try:
     with np.load(path, allow_pickle=False) as arrays:
-      found = {name: arrays[name] for name in spec}
-    cond = {name: values[np.arange(num) % len(values)] for name, values in found.items()}
-  except (OSError, ValueError, KeyError, IndexError, ZeroDivisionError, TypeError) as error:
+      cond = {name: in_turn(arrays[name], num) for name in spec}
+  except (*UNREADABLE, TypeError) as error:  # TypeError for a single array of its own
     raise InputError(
       f"--cond: '{path}' is no .npz file with arrays {', '.join(spec)} of (N, …) ({error})"
     ) from error
@@ -281,6 +281,13 @@ def read_cond(run: Run, num: int, file: str) -> dict[str, np.ndarray]:
     return checked(spec, cond)
   except InputError as error:
     raise InputError(f"--cond: '{path}': {error}") from error
+
+
+def in_turn(values: np.ndarray, num: int) -> np.ndarray:
+  """`num` of the values (N, …), the first again after the last; ValueError where there are none."""
+  if values.dtype.kind not in 'biuf' or not values.ndim or not len(values):
+    raise ValueError(f'{values.dtype} {values.shape}')
+  return values[np.arange(num) % len(values)]
 
 
 if __name__ == '__main__':

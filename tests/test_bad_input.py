@@ -7,6 +7,7 @@ number, a wrong type and nothing.
 import contextlib
 import functools
 import re
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -18,12 +19,17 @@ from ddpm_jax.bounds import alternatives, describe
 from ddpm_jax.config import CLASSES, all_tables, base_config, from_config_dict, settings
 from ddpm_jax.config.signatures import keywords
 from ddpm_jax.data import DATASETS
+from ddpm_jax.diffusion.schedules import parameters
 from ddpm_jax.errors import InputError
 from ddpm_jax.keys import example_keys
-from ddpm_jax.training import checks
-from ddpm_jax.training.checks import check_training, remarks
-from ddpm_jax.training.experiment import build, generate, make_step, new_state
+from ddpm_jax.models import init_network
+from ddpm_jax.tasks import checks, train
+from ddpm_jax.tasks.checks import check_training, remarks
+from ddpm_jax.tasks.experiment import build
+from ddpm_jax.tasks.train import make_job
+from ddpm_jax.training.loop import make_step
 from ddpm_jax.training.parallel import PARALLEL
+from ddpm_jax.training.state import new_state
 
 VALUES = (0, -1, 2**70, 'wrong', '', ())
 TABLES = all_tables()
@@ -51,8 +57,16 @@ VARIANCE = {
   'sampler.name': 'ancestral',
   'sampler.variance': 'fraction',
 }
+BASE_RUN = 'elsewhere'
 CONSISTENT = {'parameterization.name': 'consistency', 'schedule.name': 'edm'}
 UNREAD = {'schedule.name': None, 'parameterization.name': None, 'sampler.name': None}
+CODER = {
+  'task.name': 'autoencoding',
+  'model.name': 'autoencoder',
+  'model.width': None,
+  'model.depth': None,
+  'loss.name': 'elbo',
+} | UNREAD
 # What else an entry needs, or a factor.
 COMPANY = {
   ('dataset', 'folder'): {'dataset.path': 'nowhere', 'dataset.image_size': 8},
@@ -63,15 +77,14 @@ COMPANY = {
     'model.multipliers': (1,),
     'model.num_res_blocks': 1,
   },
-  ('model', 'autoencoder'): UNREAD
-  | {'model.width': None, 'model.depth': None, 'loss.name': 'elbo'},
+  ('task', 'autoencoding'): CODER,
+  ('model', 'autoencoder'): CODER,
   ('parameterization', 'consistency'): CONSISTENT,
   ('loss', 'hybrid'): VARIANCE,
-  ('loss', 'elbo'): {'model.name': 'autoencoder', 'model.width': None, 'model.depth': None}
-  | UNREAD,
+  ('loss', 'elbo'): CODER,
   ('loss', 'consistency_training'): CONSISTENT,
-  ('loss', 'consistency_distillation'): CONSISTENT | {'training.init_from': 'elsewhere'},
-  ('loss', 'progressive'): {'training.init_from': 'elsewhere'},
+  ('loss', 'consistency_distillation'): CONSISTENT | {'training.init_from': BASE_RUN},
+  ('loss', 'progressive'): {'training.init_from': BASE_RUN},
 }
 
 
@@ -93,6 +106,24 @@ def expressions():
       for name, parameter in keywords(function, frozenset()).items():
         if parameter.default is not parameter.empty:
           yield field, entry, name
+
+
+@pytest.fixture(autouse=True)
+def teacher(monkeypatch):
+  """What stands for the run that `training.init_from` names here."""
+
+  def fresh(config, plugins):
+    experiment = build(config, mixture())
+    network = init_network(experiment.module, jax.random.key(0), experiment.codec.shape)
+    return {'network': network, 'schedule': parameters(experiment.schedule)}
+
+  load = train.init_from
+
+  def found(config, plugins):
+    known = config.training.init_from == BASE_RUN
+    return fresh(config, plugins) if known else load(config, plugins)
+
+  monkeypatch.setattr(train, 'init_from', found)
 
 
 @functools.cache
@@ -117,8 +148,12 @@ def check(field, entry, value):
   if entry and entry[0] == 'dataset':
     changes |= {'dataset.num_train': None, 'dataset.num_test': None}
   config = read(changes | {field: value})
-  experiment = build(config, None if field.startswith('dataset.') and entry else mixture())
-  check_training(experiment)
+  return begun(build(config, None if field.startswith('dataset.') and entry else mixture()))
+
+
+def begun(experiment):
+  """The experiment, once it is found that its training may begin."""
+  check_training(experiment, make_job(experiment))
   return experiment
 
 
@@ -173,7 +208,7 @@ def test_an_argument_of_a_factor_works_or_is_refused_in_one_line(field, entry, n
 class Own(nn.Module):
   """A network of one's own."""
 
-  num_classes: int | None
+  spec: Any
   out_channels: int
   width: int
   label_dropout: float = 0.1
@@ -247,7 +282,7 @@ CASES = [
   ),
   (
     {'model.name': f'{__name__}:Blind', 'model.label_dropout': None},
-    f"config.model.name: '{__name__}:Blind' does not take num_classes and out_channels",
+    f"config.model.name: '{__name__}:Blind' does not take out_channels and spec",
   ),
   (
     {'model.name': f'{__name__}:Own', 'model.label_dropout': 0.2},
@@ -267,7 +302,7 @@ def test_what_was_tried(changes, words):
     changes = {'dataset.num_train': None, 'dataset.num_test': None} | changes
   small = {} if 'model.name' in changes else SMALL
   with pytest.raises(InputError) as caught:
-    check_training(build(read(BASE | small | changes)))
+    begun(build(read(BASE | small | changes)))
   assert words in str(caught.value)
   assert '\n' not in str(caught.value)
 
@@ -281,7 +316,7 @@ def test_what_a_run_leaves_aside_is_said():
     'learning rate'
   )
   experiment = build(read(BASE | UNET | {'model.attention_resolutions': (8, 4, 2)}))
-  check_training(experiment)
+  begun(experiment)
   assert list(remarks(experiment)) == [
     'config.model.attention_resolutions: no level has images 2 high; they are 8, 4 high'
   ]
@@ -291,21 +326,22 @@ def test_a_state_or_a_batch_beyond_the_memory_is_refused(monkeypatch):
   """A batch of 10^6 images of 2 numbers takes a million bytes of each of 8 devices."""
   experiment = build(read(BASE | SMALL), mixture())
   monkeypatch.setattr(checks, 'memory_limit', lambda: 900_000)
-  check_training(experiment)
+  begun(experiment)
   with pytest.raises(InputError, match=r'^config\.dataset\.batch_size: 1000000 examples take '):
-    check_training(build(read(BASE | SMALL | {'dataset.batch_size': 10**6}), mixture()))
+    begun(build(read(BASE | SMALL | {'dataset.batch_size': 10**6}), mixture()))
   with pytest.raises(InputError, match=r'^config\.model: parameters, gradients and averages take'):
-    check_training(build(read(BASE | {'model.width': 256, 'model.depth': 1}), mixture()))
+    begun(build(read(BASE | {'model.width': 256, 'model.depth': 1}), mixture()))
 
 
 def works(experiment):
   """Whether a step changes the parameters to finite ones, of which samples are finite."""
-  step = jax.jit(make_step(experiment, PARALLEL['jit'](jax.devices()[:1])))
-  batch = {**experiment.dataset.train[np.arange(8)], 'index': np.arange(8)}
-  state, metrics = step(new_state(experiment), batch)
-  told = {} if experiment.dataset.num_classes is None else {'label': jnp.arange(2)}
+  job = make_job(experiment)._replace(parallel=PARALLEL['jit'](jax.devices()[:1]))
+  step, dataset = jax.jit(make_step(job)), experiment.dataset
+  batch = {**dataset.read(dataset.train, np.arange(8)), 'index': np.arange(8)}
+  state, metrics = step(new_state(job.task, job.config), job.frozen, batch)
   keys = example_keys(jax.random.key(0), jnp.arange(2))
-  images = generate(experiment, state.params['network'], told, keys)
+  use = job.task.use.bind(state.params)
+  images = use.generate(state.params, job.frozen, dataset.some_cond(2), keys)
   finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state.params, images)))
   return finite and not metrics['skipped']
 

@@ -14,8 +14,9 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
+from ddpm_jax.condition import labels
+from ddpm_jax.evaluation.training_speed import alternate, block_length, ratios, spread
 from ddpm_jax.models import UNet, init_network, num_params
-from ddpm_jax.training.benchmark import alternate, block_length, ratios, spread
 from ddpm_jax.training.flops import count_flops
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -119,7 +120,7 @@ def test_pytorch_has_as_many_parameters():
 
   original = UNet()
   assert torch_unet.num_params(torch_unet.make_unet(original, (32, 32, 3))) == 35_746_307
-  small = UNet(32, (1, 2), 1, (4,), num_classes=10, out_channels=1)
+  small = UNet(32, (1, 2), 1, (4,), spec=labels(10), out_channels=1)
   params = jax.eval_shape(lambda: init_network(small, jax.random.key(0), (8, 8, 1)))
   assert torch_unet.num_params(torch_unet.make_unet(small, (8, 8, 1))) == num_params(params)
 

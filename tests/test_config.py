@@ -14,7 +14,10 @@ import pytest
 from ddpm_jax import config as config_lib
 from ddpm_jax.config import Group, Tables
 from ddpm_jax.config.signatures import fit
+from ddpm_jax.config.tree import leaves, upgraded
 from ddpm_jax.errors import InputError
+from ddpm_jax.tasks.experiment import build
+from ddpm_jax.tasks.table import make_task
 
 CONFIGS = sorted(pathlib.Path(__file__).parents[1].glob('configs/[!_]*.py'))
 
@@ -41,17 +44,21 @@ def remote(folder: str | None = None):
   return folder
 
 
-def net(num_classes: int | None, width: int = 4):
-  return (num_classes, width)
+def net(spec: dict, width: int = 4):
+  return (spec, width)
 
 
 def tables() -> Tables:
   simple = Group({'only': anything})
   groups = dict.fromkeys(('parameterization', 'loss', 'optimizer', 'sampler'), simple)
+  groups['task'] = Group({'denoising': anything, 'coding': anything})
+  groups['codec'] = Group({'pixels': anything, 'blocks': line})
   groups['schedule'] = Group({'line': line, 'curve': curve, 'listed': listed})
   groups['dataset'] = Group({'only': anything}, fallback=lambda name: remote)
-  groups['model'] = Group({'net': net}, supplied=frozenset({'num_classes'}))
-  return Tables(groups, {'sampler.grid': {'trailing': anything, 'leading': anything}}, {})
+  groups['model'] = Group({'net': net}, supplied=frozenset({'spec'}))
+  unread = {'coding': frozenset({'schedule', 'sampler'})}
+  grids = {'sampler.grid': {'trailing': anything, 'leading': anything}}
+  return Tables(groups, grids, {}, unread)
 
 
 def filled():
@@ -72,13 +79,17 @@ def read(tree, **overrides):
 
 @pytest.fixture
 def plugin(monkeypatch):
-  """An importable module `own` with a model `wide`."""
+  """An importable module `own` with a model `wide` and a task `sort`."""
 
-  def wide(num_classes: int | None, width: int, depth: int = 1):
-    return (num_classes, width, depth)
+  def wide(spec: dict, width: int, depth: int = 1):
+    return (spec, width, depth)
+
+  def sort(passes: int = 1):
+    return passes
 
   module = types.ModuleType('own')
   module.wide, wide.__module__ = wide, 'own'
+  module.sort, sort.__module__ = sort, 'own'
   monkeypatch.setitem(sys.modules, 'own', module)
 
 
@@ -95,7 +106,7 @@ def test_arguments_of_every_choice_are_typed_and_unset():
   assert tree.schedule.get_type('bend') is float
   assert tree.schedule.get_type('sizes') is tuple
   assert tree.dataset.get_type('folder') is str
-  assert 'num_classes' not in tree.model  # the data's to say
+  assert 'spec' not in tree.model  # the data's to say
 
 
 def test_a_misspelled_setting_cannot_be_assigned():
@@ -114,7 +125,7 @@ def test_only_what_is_set_is_passed():
 
 def test_the_program_supplies_its_own_arguments():
   model = read(filled(), model__width=8).model
-  assert model.build(tables().groups['model'].table, num_classes=3) == (3, 8)
+  assert model.build(tables().groups['model'].table, spec={}) == ({}, 8)
 
 
 def test_a_refused_value_names_the_group():
@@ -212,7 +223,7 @@ def test_a_typed_argument_is_never_dropped():
 
 def test_plugin_takes_its_own_arguments(plugin):
   model = read(filled(), model__name='own:wide', model__args={'width': 9}).model
-  assert model.build({}, num_classes=None) == (None, 9, 1)
+  assert model.build({}, spec={}) == ({}, 9, 1)
 
 
 def test_plugin_takes_flat_what_an_entry_has_too(plugin):
@@ -220,7 +231,7 @@ def test_plugin_takes_flat_what_an_entry_has_too(plugin):
   tree = filled()
   tree.model.width = 7
   model = read(tree, model__name='own:wide', model__args={'depth': 2}).model
-  assert model.build({}, num_classes=None) == (None, 7, 2)
+  assert model.build({}, spec={}) == ({}, 7, 2)
   both = read(filled(), model__name='own:wide', model__width=8, model__args={'width': 9}).model
   assert both.arguments == {'width': 9}
 
@@ -245,7 +256,7 @@ def test_plugin_must_take_what_the_program_supplies(plugin, monkeypatch):
 
   narrow.__module__ = 'own'
   monkeypatch.setattr(sys.modules['own'], 'narrow', narrow, raising=False)
-  refused("'own:narrow' does not take num_classes", filled(), model__name='own:narrow')
+  refused("'own:narrow' does not take spec", filled(), model__name='own:narrow')
 
 
 def test_leaving_a_plugin_drops_the_files_args(plugin):
@@ -286,6 +297,109 @@ def test_a_setting_that_an_earlier_version_did_not_have_is_at_its_default():
   del earlier['ema']['warmup'], earlier['seed']
   assert config_lib.differing(one, json.loads(json.dumps(earlier))) == []
   assert config_lib.differing(earlier, other) == ['ema.warmup']
+
+
+def test_what_is_trained_and_how_it_is_encoded_need_not_be_said(plugin):
+  config = read(filled())
+  assert (config.task.name, config.codec.name) == ('denoising', 'pixels')
+  refused("config.task.name: 'codin' is not one of", filled(), task__name='codin')
+  refused("did you mean 'coding'?", filled(), task__name='codin')
+  refused("config.codec.name: 'pixel' is not one of", filled(), codec__name='pixel')
+  codec = read(filled(), codec__name='blocks', codec__slope=2.0).codec
+  assert codec.build(tables().groups['codec'].table) == ('line', 10, 2.0)
+  refused("config.codec.slope: 2.0 is set, but 'pixels' has no", filled(), codec__slope=2.0)
+
+
+def test_what_a_task_makes_no_use_of_stays_unset():
+  tree = filled()
+  tree.task.name = 'coding'
+  refused("config.schedule.name: 'line' is set, but the task makes no use of a schedule", tree)
+  tree.schedule.name = tree.sampler.name = None
+  config = read(tree)
+  assert config.schedule.name == config.sampler.name == ''
+  assert config.schedule.build(tables().groups['schedule'].table) is None
+  assert config_lib.from_json(config_lib.to_json(config), tables()) == config
+  refused('config.schedule.num_steps: 5 is set, but the task makes no', tree, schedule__num_steps=5)
+  refused('config.schedule.name: unset; choose one of', tree, task__name='denoising')
+
+
+def test_a_task_of_ones_own_may_leave_unset_what_it_has_no_use_for(plugin):
+  groups = ('schedule', 'parameterization', 'sampler', 'loss', 'model')
+  tree = filled()
+  for group in groups:
+    tree[group].name = None
+  refused('config.model.name: unset; choose one of net', tree)
+  config = read(tree, task__name='own:sort', task__args={'passes': 3})
+  assert config.task.build({}) == 3
+  assert [getattr(config, group).name for group in groups] == [''] * 5
+  trusted = config_lib.from_json(config_lib.to_json(config), tables(), plugins=('own',))
+  assert trusted == config
+  refused('config.model.width: 8 is set, but the task', tree, model__width=8)
+  # What it does set is read as ever, and an optimizer it cannot do without.
+  tree.model.width = None
+  assert read(tree, model__name='net', schedule__name='line').model.name == 'net'
+  tree.optimizer.name = None
+  refused('config.optimizer.name: unset; choose one of only', tree)
+
+
+def test_a_record_of_format_1_says_by_its_model_what_is_trained():
+  coder = {'seed': 3, 'model': {'name': 'autoencoder', 'latents': 4}, 'loss': {'name': 'elbo'}}
+  denoiser = {**coder, 'model': {'name': 'unet'}}
+  before = json.dumps([coder, denoiser])
+  assert upgraded(coder) == {**coder, 'task': {'name': 'autoencoding'}}
+  assert upgraded(denoiser) == denoiser
+  dotted = dict(leaves(coder))
+  assert (
+    upgraded(dotted) == {**dotted, 'task.name': 'autoencoding'} == dict(leaves(upgraded(coder)))
+  )
+  assert upgraded(dict(leaves(denoiser))) == dict(leaves(denoiser))
+  # What a tree says of its task itself, it says.
+  for said in ({**coder, 'task': {'name': 'own:task'}}, {**dotted, 'task.name': 'own:task'}):
+    assert upgraded(said) == said
+  assert upgraded(upgraded(coder)) == upgraded(coder)
+  for broken in ({}, {'model': 3}, {'model': None}):
+    assert upgraded(broken) == broken
+  assert json.dumps([coder, denoiser]) == before, 'what is given is left as it is'
+
+
+def test_a_record_without_task_and_codec_is_of_the_usual_ones():
+  now = config_lib.to_json(read(filled()))
+  earlier = {group: branch for group, branch in now.items() if group not in ('task', 'codec')}
+  assert config_lib.differing(now, earlier) == config_lib.differing(earlier, now) == []
+  other = config_lib.to_json(read(filled(), codec__name='blocks'))
+  assert config_lib.differing(other, earlier) == ['codec.name']
+  assert config_lib.from_json(earlier, tables()) == read(filled())
+
+
+def test_a_model_and_a_task_that_do_not_fit_name_the_mend():
+  """And a schedule where an autoencoder is trained, which has none."""
+  get = {path.stem: runpy.run_path(str(path))['get_config'] for path in CONFIGS}
+  denoiser, coder = get['digits'](), get['digits_vae']()
+  cases = (
+    (
+      denoiser,
+      {'model.name': 'autoencoder'},
+      "config.model.name: 'autoencoder' removes no noise; set config.task.name=autoencoding",
+    ),
+    (
+      coder,
+      {'model.name': 'mlp'},
+      "config.model.name: 'mlp' has no encoder and decoder; take 'autoencoder', or set "
+      'config.task.name=denoising',
+    ),
+    (
+      coder,
+      {'schedule.name': 'cosine'},
+      "config.schedule.name: 'cosine' is set, but the task makes no use of a schedule; leave it "
+      'unset',
+    ),
+  )
+  for tree, changes, words in cases:
+    tree = tree.copy_and_resolve_references()
+    tree.update_from_flattened_dict(changes)
+    with pytest.raises(InputError) as error:
+      make_task(build(config_lib.from_config_dict(tree, changes)))
+    assert words in str(error.value) and '\n' not in str(error.value)
 
 
 def test_provenance_is_json():

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from ddpm_jax.evaluation.sampling import Samples, save_samples
-from ddpm_jax.training import load_run
+from ddpm_jax.tasks.run import load_run
 from ddpm_jax.training.metrics import read
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -150,10 +150,33 @@ UNDRAWN = {
   'sample --out=x.png': "--out: 'x.png' is not the name of an .npz file",
   'sample --out=': "--out: '' is not the name of an .npz file",
   'sample --resample=3': '--resample: of which picture',
+  'sample --cond=FOLDER/absent.npz': '--cond: .*/absent.npz. is no .npz file with arrays label',
+  'sample --cond=FOLDER/file': '--cond: .*/file. is no .npz file with arrays label of .N, .',
+  'sample --cond=FOLDER/torn.npz': '--cond: .*/torn.npz. is no .npz file with arrays label',
+  'sample --cond=FOLDER/cut.npz': '--cond: .*/cut.npz. is no .npz file with arrays label',
+  'sample --cond=FOLDER/text.npz': '--cond: .*/text.npz. is no .npz file with arrays label',
+  'sample --cond=FOLDER/none.npz': '--cond: .*/none.npz. is no .npz file with arrays label',
+  'sample --cond=FOLDER/scalar.npz': '--cond: .*/scalar.npz. is no .npz file with arrays label',
+  'sample --cond=FOLDER/words.npz': '--cond: .*/words.npz. is no .npz file with arrays label',
+  'sample --cond=FOLDER/floats.npz': '--cond: .*/floats.npz.: cond: label must be label, int32',
+  'sample --cond=FOLDER/pairs.npz': '--cond: .*/pairs.npz.: cond: label must be label, int32',
+  'sample --cond=FOLDER/eleven.npz': '--cond: .*/eleven.npz.: cond: label 11 is no class',
+  'sample --cond=FOLDER/eleven.npz --label=1': '--cond: give it or --label, not both',
   'evaluate --samples=FOLDER/torn.npz': r'\S+/torn.npz: cannot be read .*--workdir=\S+/run$',
   'evaluate --samples=FOLDER/other.npz': "the samples' record: config.sampler.bogus: no such",
   'evaluate --samples=FOLDER/large.npz': r'\S+/large.npz: holds pictures of shape .16, 8, 1.,',
   'tradeoff': r'\S+/run/tradeoff.json: cannot be read ',
+}
+
+
+# What files that --cond names hold in place of labels.
+CONDITIONS = {
+  'none': np.zeros(0, int),
+  'scalar': np.array(3),
+  'words': np.array(['one', 'two']),
+  'floats': np.array([0.5, 1.5]),
+  'pairs': np.zeros((3, 2), int),
+  'eleven': np.array([0, 11]),
 }
 
 
@@ -167,6 +190,11 @@ def test_what_cannot_be_read_or_written_is_refused_before_anything_is_drawn(run,
   other = {'sampler': {'name': 'ddim', 'guidance': 1.0, 'bogus': 3}}
   odd = Samples(np.zeros((2, 8, 8, 1), np.uint8), np.zeros(2, int), record | other)
   save_samples(tmp_path / 'other.npz', odd)
+  for name, labels in CONDITIONS.items():
+    np.savez(tmp_path / f'{name}.npz', label=labels)
+  np.savez(tmp_path / 'text.npz', text=np.zeros(3))
+  archive = (tmp_path / 'eleven.npz').read_bytes()
+  (tmp_path / 'cut.npz').write_bytes(archive[: len(archive) // 2])
   before = files(tmp_path)
   lines = [line.replace('FOLDER', str(tmp_path)).split() for line in UNDRAWN]
   lines = [[name, f'--workdir={tmp_path / "run"}', *flags] for name, *flags in lines]
@@ -219,7 +247,7 @@ def test_a_mistake_is_one_line_and_loses_nothing(run, tmp_path, mistake):
 # One process imports, and each command is a fork of it.
 FORKS = """
 import json, os, runpy, sys
-from ddpm_jax import ablation, evaluation, training
+from ddpm_jax import ablation, evaluation, tasks
 
 lines = json.load(open(sys.argv[1]))
 for number, (name, *arguments) in enumerate(lines):
@@ -422,37 +450,71 @@ def test_a_comparison_of_nothing_is_refused(run, flag, message):
 
 
 CHOOSE = """
-import sys, types
+import dataclasses, sys, types
 import numpy as np
 from absl import flags
 from experiments import sample
 from ddpm_jax import data
+from ddpm_jax.codec import pixels
+from ddpm_jax.condition import Field
 from ddpm_jax.errors import InputError
 
-split = data.Arrays(np.zeros((6, 4, 4, 3), np.uint8), np.array([0, 2, 2, 0, 2, 0]))
-dataset = data.Dataset('mine', split, split, (4, 4, 3), 256, num_classes=4)
+split = data.Arrays(
+  np.zeros((6, 4, 4, 3), np.uint8),
+  {'label': np.array([0, 2, 2, 0, 2, 0]), 'text': np.arange(12.0).reshape(6, 2)},
+)
+classes = data.labeled(4, split, split)
 run = types.SimpleNamespace(
-  experiment=types.SimpleNamespace(dataset=dataset, kind=types.SimpleNamespace(name='denoiser')),
+  experiment=types.SimpleNamespace(
+    dataset=data.Dataset('mine', split, split, (4, 4, 3), 256, classes),
+    codec=pixels((4, 4, 3), 256),
+  ),
+  use=types.SimpleNamespace(denoiser=print),
   config=types.SimpleNamespace(dataset=types.SimpleNamespace(arguments={'background': '#ff0000'})),
 )
-flags.FLAGS(['sample', f'--init_image={sys.argv[1]}'])
-print(sample.chosen_labels(run, 5).tolist(), np.unique(sample.chosen_picture(run).image).tolist())
-for label in (2, 3, 4):
-  flags.FLAGS(['sample', f'--label={label}'])
+
+
+def show(num, *typed):
+  flags.FLAGS(['sample', *typed])
   try:
-    print(sample.chosen_labels(run, 2).tolist())
+    cond, asked = sample.chosen_cond(run, num)
+    print({name: values.tolist() for name, values in cond.items()}, asked)
   except InputError as error:
     print(error)
+
+
+show(5, f'--init_image={sys.argv[1]}')
+print(np.unique(sample.chosen_picture(run).image).tolist())
+for label in (2, 3, 4):
+  show(2, f'--label={label}')
+flags.FLAGS['label'].unparse()
+np.savez(sys.argv[2], label=np.array([3, 1]), text=np.ones((3, 2)), more=np.zeros(1))
+show(3, f'--cond={sys.argv[2]}')
+run.experiment.dataset = dataclasses.replace(
+  run.experiment.dataset, cond=classes | {'text': Field((2,))}
+)
+show(3, f'--cond={sys.argv[2]}')
+flags.FLAGS['cond'].unparse()
+sample.make_dataset = lambda config: run.experiment.dataset
+show(2)
+show(2, '--label=2')
 """
 
 
 def test_samples_are_of_classes_with_examples_and_on_the_runs_background(tmp_path):
   Image.new('RGBA', (4, 4), (9, 9, 9, 0)).save(tmp_path / 'clear.png')
-  script = [sys.executable, '-c', CHOOSE, str(tmp_path / 'clear.png')]
+  wanted = str(tmp_path / 'wanted.npz')
+  script = [sys.executable, '-c', CHOOSE, str(tmp_path / 'clear.png'), wanted]
   done = subprocess.run(script, cwd=ROOT, capture_output=True, text=True)
   assert done.stdout.splitlines() == [
-    '[0, 2, 0, 2, 0] [-1.0, 1.0]',
-    '[2, 2]',
+    "{'label': [0, 2, 0, 2, 0]} classes in turn",
+    '[-1.0, 1.0]',
+    "{'label': [2, 2]} --label",
     '--label: 3 had no example in training; give another',
     '--label: 4 is no class; give 0 to 3',
+    # A file's entries are taken in turn, and of them those that the run is conditional on.
+    f"{{'label': [3, 1, 3]}} {wanted}",
+    f"{{'label': [3, 1, 3], 'text': [[1.0, 1.0], [1.0, 1.0], [1.0, 1.0]]}} {wanted}",
+    "{'label': [0, 2], 'text': [[0.0, 1.0], [2.0, 3.0]]} held-out examples in turn",
+    '--label: 2: the run is not conditional on classes alone; leave it out',
   ], done.stderr

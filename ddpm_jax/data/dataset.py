@@ -16,6 +16,9 @@ from ddpm_jax.errors import InputError
 Batch = dict[str, Any]
 Rows = slice | np.ndarray
 
+# What a batch was made of in earlier versions, and where that is now.
+EARLIER = {'image': "batch['x']", 'label': "batch['cond']['label']"}
+
 _MEMORY = 2**29  # bytes: a split larger than this is decoded anew each time it is read
 
 

@@ -6,6 +6,7 @@ import functools
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -25,6 +26,16 @@ from ddpm_jax.stores import is_store, reaching
 from ddpm_jax.tasks.drawing import Guidance, Picture, warn_unstable
 from ddpm_jax.tasks.run import Run
 
+# What NumPy raises for a file that is no archive of arrays, or a torn one.
+UNREADABLE = (
+  OSError,
+  ValueError,
+  KeyError,
+  EOFError,
+  RecursionError,
+  zipfile.BadZipFile,
+  zlib.error,
+)
 COND = 'cond_'  # before the name of an entry of the condition, in a file
 
 # What samples there are: the stem of the file that they are kept in, and words for them.
@@ -167,7 +178,7 @@ def load_samples(path: epath.Path, workdir: epath.Path | None = None) -> Samples
       return checked(Samples(file['arr_0'], labels, json.loads(str(file['record'])), cond))
   except FileNotFoundError:
     raise InputError(f'{path}: does not exist; draw samples by {command}') from None
-  except (OSError, ValueError, KeyError, EOFError, RecursionError, zipfile.BadZipFile) as error:
+  except UNREADABLE as error:
     raise InputError(f'{path}: cannot be read ({error}); draw it anew by {command}') from error
 
 

@@ -70,7 +70,7 @@ def transport(context: LossContext, batch: Batch, keys: Keys) -> tuple[Array, Ar
   likelihood bound.
 
   The whole batch of all devices is coupled: images and noises are gathered, each device solves the
-  same context, in O(B³) and one step after another, and keeps its own rows. For a large batch on
+  same problem, in O(B³) and one step after another, and keeps its own rows. For a large batch on
   many devices that costs more than it brings; then couple the examples of a device in a law of
   your own.
 

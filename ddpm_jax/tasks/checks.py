@@ -17,6 +17,7 @@ from jax import Array
 from ddpm_jax.condition import shapes
 from ddpm_jax.config import Config
 from ddpm_jax.config.plugins import PLUGIN
+from ddpm_jax.data.dataset import EARLIER
 from ddpm_jax.errors import InputError
 from ddpm_jax.keys import Keys, example_keys, step_key
 from ddpm_jax.losses import LOSSES, LossContext, LossOutput, trained_variance
@@ -245,10 +246,6 @@ def eval_shapes(law: Callable, context: LossContext, batch: Batch, keys: Keys) -
   return jax.eval_shape(functools.partial(law, context), batch, keys)
 
 
-# What a batch was made of in format 1.
-RENAMED = {'image': "batch['x']", 'label': "batch['cond']['label']"}
-
-
 def traced(where: str, function: Callable, *args: Any) -> Any:
   """What function(*args) returns; InputError naming the place where it raises."""
   try:
@@ -256,5 +253,5 @@ def traced(where: str, function: Callable, *args: Any) -> Any:
   except Exception as error:
     line = str(error).strip().split('\n')[0]
     key = error.args[0] if isinstance(error, KeyError) and error.args else None
-    mend = f'; it is {RENAMED[key]} now' if key in RENAMED else ''
+    mend = f'; it is {EARLIER[key]} now' if key in EARLIER else ''
     raise InputError(f'{where}: {type(error).__name__}: {line}{mend}') from error

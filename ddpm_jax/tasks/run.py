@@ -14,7 +14,7 @@ from absl import logging
 from etils import epath
 
 from ddpm_jax import data
-from ddpm_jax.condition import Cond, from_record, to_record
+from ddpm_jax.condition import Cond, earlier_record, from_record, to_record
 from ddpm_jax.config import (
   Config,
   from_json,
@@ -241,19 +241,10 @@ def read_shape(tree: Any) -> dict[str, Any]:
   if not isinstance(name, str):
     raise InputError(f'data.name: {name!r} is not a string')
   try:
-    cond = from_record(tree['cond'] if 'cond' in tree else cond_of_format_1(tree))
+    cond = from_record(tree['cond'] if 'cond' in tree else earlier_record(tree))
   except ValueError as error:
     raise InputError(f'data.{error}') from error
   return {'name': name, 'image_shape': tuple(sides), 'num_levels': num_levels, 'cond': cond}
-
-
-def cond_of_format_1(tree: Any) -> dict[str, Any]:
-  """The condition of a record that has the number of classes in its place."""
-  count = tree['num_classes']
-  if count is None:
-    return {}
-  field = {'dtype': 'int32', 'null': count, 'title': 'label', 'num_classes': count}
-  return {'label': {**field, 'classes': tree.get('classes')}}
 
 
 def read_config(workdir: epath.Path, record: Mapping[str, Any], plugins: Collection[str]) -> Config:

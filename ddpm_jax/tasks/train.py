@@ -11,7 +11,7 @@ import jax
 from etils import epath
 
 from ddpm_jax import logs
-from ddpm_jax.config import Config, naming, plain_group, plugin_sources
+from ddpm_jax.config import Config, naming, plain_group, plugin_sources, provenance, to_json
 from ddpm_jax.losses import OF_TEACHERS
 from ddpm_jax.stores import check_reached, path_of
 from ddpm_jax.tasks.checks import check_training, rate_jump, remarks
@@ -90,14 +90,26 @@ def fit(config: Config, workdir: epath.Path, folder: epath.Path, plugins: Collec
   """
   with hosts.together():
     experiment = build(config)
-    job = make_job(experiment, plugins)
+  job = make_job(experiment, plugins)  # hosts load together what is frozen
+  with hosts.together():
     check_training(experiment, job)
-  facts = {'examples': len(experiment.dataset.train), 'plugins': plugin_sources(config)}
-  hosts.agree(config, folder, **facts)
+  hosts.agree(
+    folder,
+    config=to_json(config),
+    examples=len(experiment.dataset.train),
+    plugins=plugin_sources(config),
+    **code_of_this_host(),
+  )
   check_batch_size(config.dataset.batch_size, jax.device_count(), config.parallel.microbatches)
   with hosts.together():
     check_disk(workdir, folder, job.shapes, config.checkpoint.keep)
   return job
+
+
+def code_of_this_host() -> dict[str, Any]:
+  """The code that all hosts have to run."""
+  found = provenance()
+  return {'git_revision': found['git_revision'], 'versions': found['versions']}
 
 
 def make_job(experiment: Experiment, plugins: Collection[str] = ()) -> Job:
@@ -111,11 +123,11 @@ def make_job(experiment: Experiment, plugins: Collection[str] = ()) -> Job:
   source = config.training.init_from
   load = functools.cache(functools.partial(init_from, config, plugins))
   first = None if source is None else Frozen(source, load)
-  task = make_task(experiment, first if config.loss.name in OF_TEACHERS else None)
+  with hosts.together(), naming('config.loss', otherwise='config.loss.name'):
+    task = make_task(experiment, first if config.loss.name in OF_TEACHERS else None)
+    shapes = jax.eval_shape(lambda: new_state(task, config))
   frozen = load_frozen(task)
   record = frozen_record(task, frozen)
-  with naming('config.loss', otherwise='config.loss.name'):
-    shapes = jax.eval_shape(lambda: new_state(task, config))
   return Job(
     task=task,
     frozen=frozen,

@@ -23,7 +23,6 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from ddpm_jax import logs
-from ddpm_jax.config import Config, provenance, to_json
 from ddpm_jax.errors import Failed, InputError
 from ddpm_jax.stores import is_store
 from ddpm_jax.training.stopping import heard
@@ -140,20 +139,19 @@ def begin_log(workdir: str | os.PathLike[str]) -> None:
   )
 
 
-def agree(config: Config, folder: epath.Path, **facts: Any) -> None:
+def agree(folder: epath.Path, **facts: Any) -> None:
   """Lets hosts begin together that run one experiment by one code and keep it in one folder.
 
   Args:
-    config: this host's.
     folder: of this host's checkpoints; host 0 makes it.
-    **facts: what else must be the same, such as the number of examples.
+    **facts: what else must be the same, such as config=… and the number of examples.
 
   Raises:
     InputError: on every host, naming what differs and where.
   """
   if jax.process_count() == 1:
     return
-  mine = flat({'config': to_json(config), 'checkpoints': str(folder), **facts, **code()})
+  mine = flat({'checkpoints': str(folder), **facts})
   first, *others = everyone(mine)
   for host, other in enumerate(others, 1):
     differ = [name for name in first | other if first.get(name) != other.get(name)]
@@ -209,12 +207,6 @@ def from_first(look: Callable[[], T]) -> T:
   if problem is not None:
     raise InputError(problem)
   return found
-
-
-def code() -> dict[str, Any]:
-  """The code that a host runs."""
-  found = provenance()
-  return {'git_revision': found['git_revision'], 'versions': found['versions']}
 
 
 def flat(tree: Mapping[str, Any], path: str = '') -> dict[str, Any]:

@@ -26,11 +26,12 @@ from ddpm_jax.ablation.plan import load_plan, make_plan, refuse_stale, save_plan
 from ddpm_jax.ablation.results import make_figures, read_finished, write_csv
 from ddpm_jax.ablation.runners import LOG, Outcome, here, lines, pinned, shared, workers
 from ddpm_jax.ablation.table import make_table
+from ddpm_jax.condition import labels
 from ddpm_jax.config import from_config_dict, from_json, to_json
 from ddpm_jax.errors import InputError
 from ddpm_jax.evaluation import report
-from ddpm_jax.training import build
-from ddpm_jax.training.run import write_record
+from ddpm_jax.tasks.experiment import build
+from ddpm_jax.tasks.run import write_record
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -62,7 +63,7 @@ def sweep():
 """
 
 PLUGINS = """
-def failing(problem, params, state, batch, keys):
+def failing(context, params, state, batch, keys):
   return 1 / 0
 """
 
@@ -174,7 +175,7 @@ def folder(tmp_path_factory):
   """A config of 160 digits, and a plug-in."""
   folder = tmp_path_factory.mktemp('ablation')
   digits = data.load('digits').train[np.arange(160)]
-  np.savez(folder / 'few.npz', **digits)
+  np.savez(folder / 'few.npz', image=digits['x'], label=digits['cond']['label'])
   path = repr(str(folder / 'few.npz'))
   (folder / 'few.py').write_text(CONFIG.replace('PATH', path))
   (folder / 'plugins.py').write_text(PLUGINS)
@@ -390,7 +391,7 @@ def test_what_other_code_has_trained_is_not_shown_as_what_this_code_does(own):
   before = plan(1.0)
   save_plan(before)
   for cell in before.cells:
-    write_record(cell.folder, build(cell.config))
+    write_record(cell.folder, build(cell.config), {})
     write_result(cell, '{"steps": 4, "metrics": {"mmd": 1}}')
   save_plan(before)
   save_plan(plan('1.0  # a comment'))
@@ -437,13 +438,13 @@ def test_a_label_in_brackets_is_shown_on_the_terminal(empty):
 
 def test_samples_without_two_classes_have_no_features(empty, monkeypatch, tmp_path):
   images = np.zeros((40, 8, 8, 1), np.uint8)
-  split = data.Arrays(images, np.zeros(40, int))
-  one = data.Dataset('one', split, split, (8, 8, 1), 17, num_classes=1)
+  split = data.Arrays(images, {'label': np.zeros(40, int)})
+  one = data.Dataset('one', split, split, (8, 8, 1), 17, labels(1))
   real = report.read_real(one)
   monkeypatch.setattr(metrics, 'draw_samples', lambda *_, **__: images)
   monkeypatch.setattr(metrics, 'judge_of', lambda _: metrics.Judge(real, None, np.zeros(0)))
-  experiment = SimpleNamespace(config=empty.configs[0], dataset=one)
-  found = metrics.samples(metrics.Trained(experiment, None, tmp_path))
+  job, run = SimpleNamespace(dataset=one), SimpleNamespace(config=empty.configs[0])
+  found = metrics.samples(metrics.Trained(job, run, tmp_path))
   why = 'the training images are of fewer than two classes'
   names = ('frechet', 'mmd', 'read_as_asked')
   assert found == {**dict.fromkeys(names), 'left_out': dict.fromkeys(names, why)}

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from ddpm_jax.data import Arrays, Dataset, Decoded, check_examples, held_out
+from ddpm_jax.condition import Field, class_field
+from ddpm_jax.data import Arrays, Dataset, Decoded, check_examples, held_out, labeled
 from ddpm_jax.errors import InputError
 
 SHAPE = (2, 2, 1)
@@ -25,10 +26,10 @@ def test_decoded_gives_the_examples_asked_for(memory, rows):
   want = np.arange(9)[rows]
   for _ in range(2):  # from the files, then from memory
     batch = split[rows]
-    np.testing.assert_array_equal(batch['image'], want.reshape(-1, 1, 1, 1) * np.ones(SHAPE))
-    np.testing.assert_array_equal(batch['label'], want % 3)
-  assert batch['image'].dtype == np.uint8
-  assert batch['label'].dtype == np.int32
+    np.testing.assert_array_equal(batch['x'], want.reshape(-1, 1, 1, 1) * np.ones(SHAPE))
+    np.testing.assert_array_equal(batch['cond']['label'], want % 3)
+  assert batch['x'].dtype == np.uint8
+  assert batch['cond']['label'].dtype == np.int32
 
 
 def test_a_split_that_fits_is_decoded_once_and_only_where_read():
@@ -63,10 +64,10 @@ IMAGE = np.arange(12, dtype=np.uint8).reshape(3, 2, 2, 1)
 
 
 def test_arrays_keep_numbers_as_they_are():
-  split = Arrays(IMAGE.astype(float), np.array([2, 0, 1], np.uint64))
-  np.testing.assert_array_equal(split[:]['image'], IMAGE)
-  assert split[1:]['label'].tolist() == [0, 1]
-  assert (split[:]['image'].dtype, split[:]['label'].dtype) == (np.uint8, np.int32)
+  split = Arrays(IMAGE.astype(float), {'label': np.array([2, 0, 1], np.uint64)})
+  np.testing.assert_array_equal(split[:]['x'], IMAGE)
+  assert split[1:]['cond']['label'].tolist() == [0, 1]
+  assert (split[:]['x'].dtype, split[:]['cond']['label'].dtype) == (np.uint8, np.int32)
 
 
 @pytest.mark.parametrize(
@@ -82,8 +83,8 @@ def test_arrays_keep_numbers_as_they_are():
   ],
 )
 def test_images_that_would_change_are_refused(image):
-  with pytest.raises(ValueError, match='image must be whole numbers 0 … 255 of shape'):
-    Arrays(image, np.zeros(len(image), int))
+  with pytest.raises(ValueError, match='x must be whole numbers 0 … 255 of shape'):
+    Arrays(image, {'label': np.zeros(len(image), int)})
 
 
 @pytest.mark.parametrize(
@@ -102,33 +103,59 @@ def test_images_that_would_change_are_refused(image):
 )
 def test_labels_that_would_change_are_refused_with_what_to_do(label):
   with pytest.raises(ValueError, match=r'label must be 3 integers from 0.*np\.unique\(label'):
-    Arrays(IMAGE, np.array(label))
+    Arrays(IMAGE, {'label': np.array(label)})
 
 
-def dataset(train, num_classes=3, **options):
-  return Dataset('x', train, Arrays(IMAGE, [0, 1, 2][:3]), (2, 2, 1), 256, num_classes, **options)
+def test_every_entry_has_a_value_for_each_example():
+  vectors = np.arange(6.0).reshape(3, 2)
+  split = Arrays(IMAGE, {'vector': vectors})
+  np.testing.assert_array_equal(split[[2, 0]]['cond']['vector'], vectors[[2, 0]])
+  with pytest.raises(ValueError, match='^vector must be one value for each of the 3 examples'):
+    Arrays(IMAGE, {'vector': vectors[:2]})
+
+
+def labels_of(*classes):
+  """A split of three images with these labels."""
+  return Arrays(IMAGE, {'label': np.array(classes)})
+
+
+def dataset(train, num_classes=3):
+  test = labels_of(0, 1, 2)
+  cond = {} if num_classes is None else labeled(num_classes, train, test)
+  return Dataset('x', train, test, (2, 2, 1), 256, cond)
 
 
 def test_the_classes_are_those_with_a_training_example():
-  assert dataset(Arrays(IMAGE, np.array([2, 0, 2]))).classes == (0, 2)
+  assert dataset(labels_of(2, 0, 2)).cond['label'].classes == (0, 2)
   unknown, _ = counting_split(9, memory=10**6)
-  assert dataset(unknown).classes == (0, 1, 2)
-  empty = Arrays(IMAGE[:0], np.zeros(0, int))
-  assert dataset(empty).classes == (0, 1, 2)
-  assert dataset(empty, classes=[1, 2]).classes == (1, 2)
-  assert dataset(empty, num_classes=None).classes is None
+  assert dataset(unknown).cond['label'].classes == (0, 1, 2)
+  empty = Arrays(IMAGE[:0], {'label': np.zeros(0, int)})
+  assert dataset(empty).cond['label'].classes == (0, 1, 2)
+  assert dataset(empty, num_classes=None).cond == {}
 
 
-def test_balanced_labels_are_the_classes_in_turn():
-  split = dataset(Arrays(IMAGE, np.array([2, 0, 2])))
-  assert split.balanced_labels(5).tolist() == [0, 2, 0, 2, 0]
-  assert split.balanced_labels(1).tolist() == [0]
-  assert dataset(Arrays(IMAGE, np.zeros(3, int)), num_classes=None).balanced_labels(5) is None
+def test_samples_are_of_the_classes_in_turn():
+  split = dataset(labels_of(2, 0, 2))
+  assert split.some_cond(5)['label'].tolist() == [0, 2, 0, 2, 0]
+  assert split.some_cond(1)['label'].tolist() == [0]
+  assert dataset(labels_of(0, 0, 0), num_classes=None).some_cond(5) == {}
+
+
+def test_where_an_entry_is_no_class_samples_are_of_held_out_examples_in_turn():
+  vectors = np.arange(6.0).reshape(3, 2)
+  split = Arrays(IMAGE, {'label': np.array([2, 0, 1]), 'vector': vectors, 'other': vectors})
+  spec = {'vector': Field((2,)), 'label': class_field(3)}
+  found = Dataset('x', split, split, (2, 2, 1), 256, spec).some_cond(4)
+  assert found['label'].tolist() == [2, 0, 1, 2] and found.keys() == spec.keys()
+  np.testing.assert_array_equal(found['vector'], vectors[[0, 1, 2, 0]])
+  none = Arrays(IMAGE[:0], {'label': np.zeros(0, int), 'vector': vectors[:0]})
+  with pytest.raises(InputError, match='^cond: vector, label of samples are taken from the data'):
+    Dataset('x', none, none, (2, 2, 1), 256, spec).some_cond(4)
 
 
 def test_a_label_beyond_the_classes_is_refused():
   with pytest.raises(ValueError, match=r'^label: 4 is not one of the 3 classes'):
-    dataset(Arrays(IMAGE, np.array([0, 4, 1])))
+    dataset(labels_of(0, 4, 1))
 
 
 class Own:
@@ -141,15 +168,15 @@ class Own:
     return len(self.image)
 
   def __getitem__(self, rows):
-    return {'image': self.image[rows], 'label': self.label[rows]}
+    return {'x': self.image[rows], 'cond': {'label': self.label[rows]}}
 
 
 @pytest.mark.parametrize(
   ('split', 'message'),
   [
-    (Own(IMAGE, np.eye(3)), r'labels must be one integer .* not float64 \(3,\)'),
-    (Own(IMAGE, np.eye(3, dtype=int)), r'labels must be one integer .* not int64 \(3,\)'),
-    (Own(IMAGE, np.linspace(0, 1, 3)), r'labels must be one integer .* not float64 \(\)'),
+    (Own(IMAGE, np.eye(3)), r'label must be one integer .* not float64 \(3,\)'),
+    (Own(IMAGE, np.eye(3, dtype=int)), r'label must be one integer .* not int64 \(3,\)'),
+    (Own(IMAGE, np.linspace(0, 1, 3)), r'label must be one integer .* not float64 \(\)'),
     (Own(IMAGE / 255, np.zeros(3, int)), r'images must be uint8 \(2, 2, 1\), not float64'),
     (Own(IMAGE[:, :1], np.zeros(3, int)), r'images must be uint8 .*, not uint8 \(1, 2, 1\)'),
   ],
@@ -158,3 +185,16 @@ def test_a_split_of_ones_own_is_looked_at(split, message):
   check_examples(dataset(Own(IMAGE, np.zeros(3, int))))
   with pytest.raises(InputError, match=rf'^config\.dataset: its {message}'):
     check_examples(dataset(split))
+
+
+def test_an_entry_is_what_its_field_says():
+  split = Arrays(IMAGE, {'vector': np.arange(6.0).reshape(3, 2)})
+
+  def looked_at(**spec):
+    check_examples(Dataset('x', split, split, (2, 2, 1), 256, spec))
+
+  looked_at(vector=Field((2,)))
+  with pytest.raises(InputError, match=r'its vector must be float32 \(3,\), not float64 \(2,\)'):
+    looked_at(vector=Field((3,)))
+  with pytest.raises(InputError, match="have no 'text' in their condition, only vector"):
+    looked_at(text=Field((2,)))

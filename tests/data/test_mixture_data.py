@@ -9,9 +9,9 @@ from ddpm_jax.data.mixture import COVARIANCES, MEANS, WEIGHTS
 def test_the_draws_have_the_mixtures_moments():
   dataset = mixture(num_train=40_000, num_test=100)
   batch = dataset.train[:]
-  x = batch['image'].reshape(-1, 2) / 127.5 - 1
+  x = batch['x'].reshape(-1, 2) / 127.5 - 1
   for k, weight in enumerate(WEIGHTS):
-    part = x[batch['label'] == k]
+    part = x[batch['cond']['label'] == k]
     assert abs(len(part) / len(x) - weight) < 5 * np.sqrt(weight * (1 - weight) / len(x))
     deviations = np.sqrt(np.diag(COVARIANCES[k]))
     assert (np.abs(part.mean(0) - MEANS[k]) < 5 * deviations / np.sqrt(len(part))).all()
@@ -23,9 +23,9 @@ def test_the_draws_have_the_mixtures_moments():
 def test_splits_differ_and_nothing_is_cut_off():
   dataset = mixture(num_train=1000, num_test=1000)
   train, test = dataset.train[:], dataset.test[:]
-  assert not np.array_equal(train['image'], test['image'])
-  np.testing.assert_array_equal(train['image'], mixture(num_train=1000).train[:]['image'])
+  assert not np.array_equal(train['x'], test['x'])
+  np.testing.assert_array_equal(train['x'], mixture(num_train=1000).train[:]['x'])
   for part in (train, test):
-    assert part['image'].min() > 0 and part['image'].max() < 255
-    assert part['image'].shape[1:] == dataset.image_shape and part['image'].dtype == np.uint8
-  assert dataset.num_classes == len(WEIGHTS)
+    assert part['x'].min() > 0 and part['x'].max() < 255
+    assert part['x'].shape[1:] == dataset.image_shape and part['x'].dtype == np.uint8
+  assert dataset.cond['label'].num_classes == len(WEIGHTS)

@@ -254,7 +254,7 @@ def places(tmp_path, write_tfds):
     (tmp_path / 'folder').mkdir()
     for name in ('a.png', 'b.png'):
       (tmp_path / 'folder' / name).write_bytes(content)
-    return load('folder', path=str(tmp_path / 'folder'), image_size=4).train[:]['image'][0]
+    return load('folder', path=str(tmp_path / 'folder'), image_size=4).train[:]['x'][0]
 
   def of_flag(content):
     (tmp_path / 'a.png').write_bytes(content)
@@ -262,7 +262,7 @@ def places(tmp_path, write_tfds):
 
   def of_tfds(content):
     data_dir = str(write_tfds('tiny', (4, 4, 3), {'train': ([content] * 2, [0] * 2)}))
-    return load('tiny', data_dir=data_dir).train[:]['image'][0]
+    return load('tiny', data_dir=data_dir).train[:]['x'][0]
 
   return {'folder': of_folder, 'flag': of_flag, 'tfds': of_tfds}
 

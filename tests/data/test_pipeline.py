@@ -1,11 +1,14 @@
+import dataclasses
 import itertools
 import json
 
 import grain
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from ddpm_jax.condition import labels
 from ddpm_jax.data import Arrays, Dataset, Decoded, batches, train_iterator
 from ddpm_jax.errors import InputError
 
@@ -15,8 +18,8 @@ N = 37
 def numbered(length=N):
   """A data set whose example i has pixels i and label i."""
   number = np.arange(length)
-  split = Arrays(number.reshape(-1, 1, 1, 1), number)
-  return Dataset('numbered', split, split, (1, 1, 1), num_levels=256, num_classes=length)
+  split = Arrays(number.reshape(-1, 1, 1, 1), {'label': number})
+  return Dataset('numbered', split, split, (1, 1, 1), 256, labels(length))
 
 
 def take(iterator, count):
@@ -24,20 +27,19 @@ def take(iterator, count):
 
 
 def stream(iterator, count):
-  return np.concatenate([batch['label'] for batch in take(iterator, count)])
+  return np.concatenate([batch['cond']['label'] for batch in take(iterator, count)])
 
 
 def assert_same(got, want):
   for a, b in zip(got, want, strict=True):
-    for key in b:
-      np.testing.assert_array_equal(a[key], b[key])
+    jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
 @pytest.mark.parametrize('batch_size', [8, N, 100])
 def test_every_example_once_an_epoch(batch_size):
   epochs = 5
-  labels = stream(train_iterator(numbered(), batch_size, seed=0), epochs * N // batch_size + 1)
-  orders = labels[: epochs * N].reshape(epochs, N)
+  found = stream(train_iterator(numbered(), batch_size, seed=0), epochs * N // batch_size + 1)
+  orders = found[: epochs * N].reshape(epochs, N)
   np.testing.assert_array_equal(np.sort(orders, axis=1), np.broadcast_to(np.arange(N), (epochs, N)))
   assert len({tuple(order) for order in orders}) == epochs
 
@@ -46,7 +48,7 @@ def test_every_example_once_an_epoch(batch_size):
 def test_a_label_that_is_no_class_is_refused_when_it_is_read(label):
   image = np.zeros((1, 1, 1, 1), np.uint8)
   split = Decoded(lambda rows: ((image[0], label) for _ in rows), N, (1, 1, 1))
-  dataset = Dataset('numbered', split, split, (1, 1, 1), num_levels=256, num_classes=5)
+  dataset = Dataset('numbered', split, split, (1, 1, 1), 256, labels(5))
   with pytest.raises(InputError, match=rf'^config\.dataset: .* label {label}, .* of the 5 classes'):
     next(train_iterator(dataset, 8, seed=0))
 
@@ -67,9 +69,9 @@ def test_the_order_is_well_mixed():
 def test_batch_k_holds_positions_k_b_onward():
   for k, batch in enumerate(take(train_iterator(numbered(), 8, seed=3), 12)):
     np.testing.assert_array_equal(batch['index'], 8 * k + np.arange(8))
-    np.testing.assert_array_equal(batch['image'][:, 0, 0, 0], batch['label'])
-  assert batch['image'].dtype == np.uint8
-  assert batch['label'].dtype == np.int32
+    np.testing.assert_array_equal(batch['x'][:, 0, 0, 0], batch['cond']['label'])
+  assert batch['x'].dtype == np.uint8
+  assert batch['cond']['label'].dtype == np.int32
 
 
 @pytest.mark.parametrize('process_count', [1, 2, 4])
@@ -80,7 +82,7 @@ def test_processes_share_one_stream(process_count):
     for process in range(process_count)
   ]
   joined = [
-    {key: np.concatenate([part[key] for part in step]) for key in step[0]}
+    jax.tree.map(lambda *columns: np.concatenate(columns), *step)
     for step in zip(*parts, strict=True)
   ]
   assert_same(joined, whole)
@@ -120,13 +122,19 @@ def test_an_error_while_reading_ahead_reaches_the_loop_as_it_is():
     raise InputError('this file cannot be read')
 
   split = Decoded(read, N, (1, 1, 1))
-  dataset = Dataset('broken', split, split, (1, 1, 1), num_levels=256, num_classes=None)
+  dataset = Dataset('broken', split, split, (1, 1, 1), 256)
   with pytest.raises(InputError, match=r'^this file cannot be read'):
     next(train_iterator(dataset, 4, seed=0))
 
 
 def test_batches_cover_a_split_once_in_order():
-  got = list(batches(numbered().test, 10))
+  got = list(batches(numbered(), numbered().test, 10))
   assert [len(batch['index']) for batch in got] == [10, 10, 10, 7]
-  for key in ('index', 'label'):
-    np.testing.assert_array_equal(np.concatenate([batch[key] for batch in got]), np.arange(N))
+  for numbers in ([batch['index'] for batch in got], [batch['cond']['label'] for batch in got]):
+    np.testing.assert_array_equal(np.concatenate(numbers), np.arange(N))
+
+
+def test_a_batch_has_the_entries_of_the_specification_alone():
+  plain = dataclasses.replace(numbered(), cond={})
+  batch = next(train_iterator(plain, 8, seed=0))
+  assert batch['cond'] == {} and batch.keys() == {'x', 'cond', 'index'}

@@ -15,16 +15,16 @@ def test_a_prepared_set_is_read_as_it_was_written(write_tfds, pictures):
   splits = {'train': pictures(23), 'test': pictures(5)}
   dataset = load('tiny', data_dir=str(write_tfds('tiny', (6, 6, 3), splits)))
   for split, (images, labels) in zip((dataset.train, dataset.test), splits.values(), strict=True):
-    np.testing.assert_array_equal(split[:]['image'], images)
-    np.testing.assert_array_equal(split[:]['label'], labels)
+    np.testing.assert_array_equal(split[:]['x'], images)
+    np.testing.assert_array_equal(split[:]['cond']['label'], labels)
   assert (dataset.name, dataset.image_shape) == ('tiny', (6, 6, 3))
-  assert (dataset.num_levels, dataset.num_classes) == (256, 10)
+  assert (dataset.num_levels, dataset.cond['label'].num_classes) == (256, 10)
 
 
 def test_without_a_test_split_a_tenth_of_train_is_held_out(write_tfds, pictures):
   images, labels = pictures(30, channels=1)
   dataset = load('tiny', data_dir=str(write_tfds('tiny', (6, 6, 1), {'train': (images, labels)})))
-  both = np.concatenate([dataset.train[:]['image'], dataset.test[:]['image']])
+  both = np.concatenate([dataset.train[:]['x'], dataset.test[:]['x']])
   assert len(dataset.test) == 3
   assert sorted(a.tobytes() for a in both) == sorted(a.tobytes() for a in images)
 
@@ -37,7 +37,7 @@ def test_images_of_differing_size_need_image_size(write_tfds):
   dataset = load('tiny', data_dir=data_dir, image_size=4)
   assert dataset.image_shape == (4, 4, 1)
   for split in (dataset.train, dataset.test):
-    for image, label in zip(*split[:].values(), strict=True):
+    for image, label in zip(split[:]['x'], split[:]['cond']['label'], strict=True):
       assert (image == 10 * label).all()
 
 

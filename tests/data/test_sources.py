@@ -12,7 +12,7 @@ from ddpm_jax.errors import InputError
 
 
 def rows_of(*splits):
-  return sorted(image.tobytes() for split in splits for image in split[:]['image'])
+  return sorted(image.tobytes() for split in splits for image in split[:]['x'])
 
 
 # The digits.
@@ -25,9 +25,11 @@ def test_digits_are_scikit_learns_divided_evenly_by_class():
   images = truth.images.astype(np.uint8)
   assert rows_of(digits.train, digits.test) == sorted(image.tobytes() for image in images)
   assert (len(digits.train), len(digits.test)) == (1437, 360)
-  assert digits.train[:]['image'].max() == digits.num_levels - 1
-  assert digits.train[:1]['image'].shape[1:] == digits.image_shape == (8, 8, 1)
-  train, test = (np.bincount(s[:]['label'], minlength=10) for s in (digits.train, digits.test))
+  assert digits.train[:]['x'].max() == digits.num_levels - 1
+  assert digits.train[:1]['x'].shape[1:] == digits.image_shape == (8, 8, 1)
+  train, test = (
+    np.bincount(s[:]['cond']['label'], minlength=10) for s in (digits.train, digits.test)
+  )
   np.testing.assert_array_equal(train + test, np.bincount(truth.target))
   assert abs(test - (train + test) / 5).max() < 1
 
@@ -43,17 +45,17 @@ def test_arrays_hold_out_a_tenth(tmp_path, pictures, keys):
   assert rows_of(dataset.train, dataset.test) == sorted(image.tobytes() for image in images)
   assert (len(dataset.train), len(dataset.test)) == (45, 5)
   assert (dataset.name, dataset.image_shape) == ('a', (6, 6, 3))
-  assert (dataset.num_levels, dataset.num_classes) == (256, labels.max() + 1)
+  assert (dataset.num_levels, dataset.cond['label'].num_classes) == (256, labels.max() + 1)
 
 
 def test_arrays_with_a_test_set_of_their_own_and_no_labels(tmp_path, pictures):
   (train, _), (test, _) = pictures(20, channels=1), pictures(7, channels=1)
   np.savez(tmp_path / 'a.npz', image=train[..., 0], test_image=test[..., 0])
   dataset = load('arrays', path=str(tmp_path / 'a.npz'))
-  np.testing.assert_array_equal(dataset.train[:]['image'], train)
-  np.testing.assert_array_equal(dataset.test[:]['image'], test)
-  assert dataset.num_classes is None
-  assert not dataset.train[:]['label'].any()
+  np.testing.assert_array_equal(dataset.train[:]['x'], train)
+  np.testing.assert_array_equal(dataset.test[:]['x'], test)
+  assert dataset.cond == {}
+  assert dataset.read(dataset.train, slice(None))['cond'] == {}
 
 
 GOOD = np.zeros((4, 2, 2, 1), np.uint8)
@@ -114,7 +116,7 @@ def test_unusable_arrays_are_refused(tmp_path, content, message):
 def test_arrays_that_are_not_read_are_named(tmp_path, extra, caplog):
   np.savez(tmp_path / 'a.npz', **{extra: 200 + GOOD, 'image': GOOD})
   dataset = load('arrays', path=str(tmp_path / 'a.npz'))
-  assert not dataset.train[:]['image'].any()
+  assert not dataset.train[:]['x'].any()
   assert f'also holds {extra}, left out' in caplog.text
 
 
@@ -168,7 +170,8 @@ def test_classes_without_a_training_example_keep_their_number_and_are_not_drawn(
   label = np.repeat([0, 3, 5], 10)
   np.savez(tmp_path / 'a.npz', image=np.repeat(GOOD[:1], 30, axis=0), label=label)
   dataset = load('arrays', path=str(tmp_path / 'a.npz'))
-  assert (dataset.num_classes, dataset.classes) == (6, (0, 3, 5))
+  label = dataset.cond['label']
+  assert (label.num_classes, label.classes) == (6, (0, 3, 5))
 
 
 def test_one_array_in_a_file_is_images_without_labels(tmp_path, pictures):
@@ -176,7 +179,7 @@ def test_one_array_in_a_file_is_images_without_labels(tmp_path, pictures):
   np.save(tmp_path / 'a.npy', images)
   dataset = load('arrays', path=str(tmp_path / 'a.npy'))
   assert rows_of(dataset.train, dataset.test) == sorted(image.tobytes() for image in images)
-  assert dataset.num_classes is None
+  assert dataset.cond == {}
   np.save(tmp_path / 'a.npy', images / 255)
   with pytest.raises(InputError, match='image must be uint8'):
     load('arrays', path=str(tmp_path / 'a.npy'))
@@ -223,9 +226,9 @@ def test_a_folder_has_its_sub_folders_as_classes(tmp_path, pictures):
   dataset = load('folder', path=str(tmp_path), image_size=6)
   assert rows_of(dataset.train, dataset.test) == sorted(image.tobytes() for image in images)
   assert (len(dataset.train), len(dataset.test)) == (27, 3)
-  assert dataset.num_classes == 3
+  assert dataset.cond['label'].num_classes == 3
   for split in (dataset.train, dataset.test):
-    for image, label in zip(*split[:].values(), strict=True):
+    for image, label in zip(split[:]['x'], split[:]['cond']['label'], strict=True):
       number = next(i for i in range(30) if np.array_equal(images[i], image))
       assert label == number % 3
 
@@ -237,11 +240,11 @@ def test_images_of_any_size_are_cropped_to_their_center_and_resized(tmp_path):
   save(tmp_path / 'c.png', ramp[..., 0])  # gray
   dataset = load('folder', path=str(tmp_path), image_size=4)
   assert dataset.image_shape == (4, 4, 3)
-  assert dataset.num_classes is None
+  assert dataset.cond == {}
   # Columns 6 … 13 two by two, and a symmetric filter leaves a ramp what it is.
   want = np.broadcast_to(np.array([65, 85, 105, 125])[:, None], (4, 4, 3))
   for split in (dataset.train, dataset.test):
-    for image in split[:]['image']:
+    for image in split[:]['x']:
       np.testing.assert_array_equal(image, want)
 
 
@@ -288,7 +291,7 @@ def found(root):
   return sorted(
     (int(label), int(image.flat[0]))
     for batch in batches
-    for image, label in zip(batch['image'], batch['label'], strict=True)
+    for image, label in zip(batch['x'], batch['cond']['label'], strict=True)
   )
 
 
@@ -345,7 +348,7 @@ def test_a_class_without_an_image_is_refused(classes):
 
 def test_without_classes_an_empty_folder_beside_the_images_is_none(classes):
   (classes / 'a' / 'empty').mkdir()
-  assert load('folder', path=str(classes / 'a'), image_size=4).num_classes is None
+  assert load('folder', path=str(classes / 'a'), image_size=4).cond == {}
 
 
 def test_a_folder_that_cannot_be_searched_is_named(classes, monkeypatch):
@@ -374,7 +377,7 @@ def test_a_background_is_that_of_transparent_images(classes):
     Image.new('RGBA', (4, 4), (9, 9, 9, 0)).save(file)
   for background, level in (('white', 255), ('black', 0), ('#0c0c0c', 12)):
     dataset = load('folder', path=str(classes), image_size=4, background=background)
-    assert np.unique(dataset.train[:]['image']).tolist() == [level]
+    assert np.unique(dataset.train[:]['x']).tolist() == [level]
   with pytest.raises(InputError, match=r"^config\.dataset\.background: 'wihte' is no color"):
     load('folder', path=str(classes), image_size=4, background='wihte')
 

@@ -14,7 +14,9 @@ from ddpm_jax.diffusion import Denoised, schedules
 from ddpm_jax.diffusion.oracle import GaussianMixture
 from ddpm_jax.evaluation import exactness
 from ddpm_jax.keys import example_keys
+from ddpm_jax.models import init_network
 from ddpm_jax.samplers.solvers import solve, tsit5
+from ddpm_jax.tasks import train
 from ddpm_jax.tasks.checks import check_training
 from ddpm_jax.tasks.experiment import build
 from ddpm_jax.tasks.table import make_task
@@ -82,8 +84,16 @@ def test_sliced_wasserstein_is_a_shift_times_the_mean_cosine():
   np.testing.assert_allclose(found, 0.3 * 2 / np.pi, rtol=1e-3)
 
 
+def fresh(config, plugins):
+  """Parameters that stand for a teacher's."""
+  experiment = build(config)
+  network = init_network(experiment.module, jax.random.key(0), experiment.codec.shape)
+  return {'network': network, 'schedule': {}}
+
+
 @pytest.mark.parametrize('config', [digits.get_config, mixture.get_config])
-def test_every_row_of_the_table_can_begin(config, tmp_path):
+def test_every_row_of_the_table_can_begin(config, tmp_path, monkeypatch):
+  monkeypatch.setattr(train, 'init_from', fresh)
   for settings in table.variants().values():
     experiment = build(table.make_config(config(), settings, tmp_path, 400))
     check_training(experiment, make_job(experiment))

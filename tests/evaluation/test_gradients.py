@@ -80,7 +80,9 @@ def test_the_training_step_is_what_is_measured(experiment, digits):
   batches = list(itertools.islice(data.batches(digits, digits.train, 40), 8))
   means = [scale(batch['x'], digits.num_levels).mean() for batch in batches]
   job = make_job(simple)._replace(parallel=PARALLEL['pmap'](jax.devices()))
-  state = new_state(job.task, job.config).replace(params=params)
+  state = new_state(job.task, job.config)
+  averages = {name: jax.tree.map(jnp.copy, params) for name in state.ema}
+  state = state.replace(params=params, ema=averages)
   found = gradient_noise(job, state, batches)
   means = np.asarray(means, np.float64)
   products = (means.sum() ** 2 - (means**2).sum()) / 56

@@ -5,14 +5,17 @@ import jax
 import numpy as np
 import pytest
 
+from ddpm_jax.condition import Field, class_field, labels
 from ddpm_jax.errors import InputError
 from ddpm_jax.evaluation.sampling import (
   Samples,
+  cond_of,
   draw_samples,
   load_samples,
+  samples_of,
   save_samples,
 )
-from ddpm_jax.training import build
+from ddpm_jax.tasks.experiment import build
 
 RECORD = {'step': 7, 'seed': 0, 'evaluations': 3, 'sampler': {'guidance': 1.0}}
 
@@ -24,11 +27,16 @@ def with_sampler(experiment, **changes):
   )
 
 
-def test_a_sample_depends_on_its_number_and_not_on_its_batch(experiment, params):
-  labels = np.arange(24, dtype=np.int32) % 10
+def label(values):
+  return {'label': np.asarray(values, np.int32)}
+
+
+def test_a_sample_depends_on_its_number_and_not_on_its_batch(as_run, experiment, params):
+  run = as_run(experiment, params)
 
   def draw(num, size):
-    return draw_samples(experiment, params, num, labels[:num], seed=3, batch_size=size).astype(int)
+    cond = label(np.arange(num) % 10)
+    return draw_samples(run, num, cond, seed=3, batch_size=size).astype(int)
 
   whole = draw(24, 24)
   assert whole.std() > 10, 'samples differ from each other'
@@ -37,28 +45,27 @@ def test_a_sample_depends_on_its_number_and_not_on_its_batch(experiment, params)
   assert np.abs(draw(5, 24) - whole[:5]).max() <= 1
 
 
-def test_a_sampler_that_blows_up_is_told_of_with_its_samples(experiment, params, caplog):
+def test_a_sampler_that_blows_up_is_told_of_with_its_samples(as_run, experiment, params, caplog):
   bad = build(with_sampler(experiment, name='heun', grid='linspace').config, experiment.dataset)
   with caplog.at_level(logging.WARNING, logger='absl'):
-    draw_samples(bad, params, 2, np.zeros(2, np.int32), seed=0, batch_size=2)
+    draw_samples(as_run(bad, params), 2, label([0, 0]), seed=0, batch_size=2)
   (line,) = [message for message in caplog.messages if 'blows up' in message]
   assert line.startswith("config.sampler: 'heun' over 'linspace'")
   assert "the grid 'leading'" in line
 
 
-def test_the_seed_the_label_and_the_guidance_matter(experiment, params):
-  labels = np.zeros(8, np.int32)
+def test_the_seed_the_label_and_the_guidance_matter(as_run, experiment, params):
+  def draw(experiment, asked, seed):
+    run = as_run(experiment, params)
+    return draw_samples(run, 8, label([asked] * 8), seed=seed, batch_size=8)
 
-  def draw(experiment, labels, seed):
-    return draw_samples(experiment, params, 8, labels, seed=seed, batch_size=8)
-
-  base = draw(experiment, labels, 0)
-  assert (draw(experiment, labels, 1) != base).mean() > 0.5
-  assert (draw(experiment, labels + 1, 0) != base).any()
-  assert (draw(with_sampler(experiment, guidance=1.0), labels, 0) != base).any()
+  base = draw(experiment, 0, 0)
+  assert (draw(experiment, 0, 1) != base).mean() > 0.5
+  assert (draw(experiment, 1, 0) != base).any()
+  assert (draw(with_sampler(experiment, guidance=1.0), 0, 0) != base).any()
 
 
-def test_evaluations_are_counted_where_the_network_is_called(experiment, params):
+def test_evaluations_are_counted_where_the_network_is_called(as_run, experiment, params):
   """A network that counts its rows at run time."""
   rows = []
   network = experiment.network
@@ -70,9 +77,10 @@ def test_evaluations_are_counted_where_the_network_is_called(experiment, params)
   for guidance in (1.0, 2.0):
     rows.clear()
     counted = dataclasses.replace(with_sampler(experiment, guidance=guidance), network=counting)
-    draw_samples(counted, params, 8, np.zeros(8, np.int32), seed=0, batch_size=8)
+    run = as_run(counted, params)
+    draw_samples(run, 8, label([0] * 8), seed=0, batch_size=8)
     jax.effects_barrier()
-    assert sum(rows) == 8 * counted.kind.evaluations(counted)
+    assert sum(rows) == 8 * run.use.evaluations()
 
 
 @pytest.mark.parametrize('labels', [np.arange(3, dtype=np.int32), None])
@@ -91,6 +99,46 @@ def test_the_file_follows_adm(tmp_path, labels):
 
 
 IMAGES = np.zeros((3, 4, 4, 1), np.uint8)
+MASK = np.array([[True, False], [True, True], [False, False]])
+CAPTION = np.arange(6, dtype=np.float32).reshape(3, 2)
+# Specifications, a condition of three examples, and the arrays of the file that hold it.
+CONDITIONS = {
+  'a label': (labels(10), {'label': np.array([1, 0, 9], np.int32)}, {'arr_1': 'label'}),
+  'a class by another name': (
+    {'digit': class_field(10)},
+    {'digit': np.array([1, 0, 9], np.int32)},
+    {'arr_1': 'digit'},
+  ),
+  'a label and others': (
+    labels(10) | {'text': Field((2,)), 'mask': Field((2,), 'bool')},
+    {'label': np.array([1, 0, 9], np.int32), 'text': CAPTION, 'mask': MASK},
+    {'arr_1': 'label', 'cond_text': 'text', 'cond_mask': 'mask'},
+  ),
+  'no class': ({'text': Field((2,))}, {'text': CAPTION}, {'cond_text': 'text'}),
+  'two classes': (
+    {'a': class_field(3), 'b': class_field(4)},
+    {'a': np.array([0, 1, 2], np.int32), 'b': np.array([3, 3, 0], np.int32)},
+    {'cond_a': 'a', 'cond_b': 'b'},
+  ),
+  'nothing': ({}, {}, {}),
+}
+
+
+@pytest.mark.parametrize('case', CONDITIONS)
+def test_conditions_come_back_from_the_file(tmp_path, case):
+  """The one class, if any, is arr_1; every other entry is cond_NAME; none is there twice."""
+  spec, cond, arrays = CONDITIONS[case]
+  path = tmp_path / 'samples.npz'
+  save_samples(path, samples_of(IMAGES, cond, spec, RECORD))
+  with np.load(path) as file:
+    assert set(file.files) == {'arr_0', 'record', *arrays}
+    for array, name in arrays.items():
+      np.testing.assert_array_equal(file[array], cond[name])
+  read = cond_of(load_samples(path), spec)
+  assert set(read) == set(cond)
+  for name, values in cond.items():
+    assert read[name].dtype == values.dtype
+    np.testing.assert_array_equal(read[name], values)
 
 
 @pytest.mark.parametrize(
@@ -100,6 +148,8 @@ IMAGES = np.zeros((3, 4, 4, 1), np.uint8)
     (Samples(IMAGES[:0], None, RECORD), 'arr_0 is uint8 .0, 4'),
     (Samples(IMAGES, np.zeros(2, int), RECORD), 'arr_1 is int64 .2,.*not 3 integers'),
     (Samples(IMAGES, np.zeros(3), RECORD), 'arr_1 is float64'),
+    (Samples(IMAGES, None, RECORD, {'text': CAPTION[:2]}), 'cond_text has shape .2, 2.*3 samples'),
+    (Samples(IMAGES, None, RECORD, {'text': np.float32(1)}), 'cond_text has shape'),
     (Samples(IMAGES, None, {}), "no 'step'"),
     (Samples(IMAGES, None, []), 'something else'),
     (Samples(IMAGES, None, RECORD | {'kind': 'painted'}), 'something else'),

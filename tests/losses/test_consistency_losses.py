@@ -9,7 +9,7 @@ import pytest
 
 from ddpm_jax.diffusion import PARAMETERIZATIONS, schedules
 from ddpm_jax.keys import Keys, example_keys, step_key
-from ddpm_jax.losses import LOSSES, Problem, make_factors, start
+from ddpm_jax.losses import LOSSES, LossContext, make_factors, start
 from ddpm_jax.losses.consistency import neighbors
 from tests.readouts import preconditioned, seen
 
@@ -53,21 +53,21 @@ def exact(schedule):
 TEACHER = jnp.zeros(1)
 
 
-def make_problem(schedule, network=None):
+def make_context(schedule, network=None):
   parameterization = PARAMETERIZATIONS['consistency']()
   exactly = dataclasses.replace(parameterization, noise_label=lambda schedule, t: t)
   factors = make_factors('consistency_training')
-  return Problem(network or exact(schedule), schedule, exactly, factors, COUNT)
+  network, frozen = network or exact(schedule), {'teacher': TEACHER}
+  return LossContext(network, schedule, exactly, factors, COUNT, frozen=frozen)
 
 
-def evaluate(loss, problem, params=0.0, state=None, count=COUNT, **options):
+def evaluate(loss, context, params=0.0, state=(), count=COUNT, **options):
   index, key = jnp.arange(count), step_key(0, 0)
   keys = Keys(key, example_keys(key, index))
   draw = jax.vmap(lambda key: jax.random.normal(key, (2, 2)))
   images = MEAN + np.sqrt(VARIANCE) * draw(example_keys(jax.random.key(3), index))
-  state = {'teacher': TEACHER} if state is None else state
-  batch = {'image': images, 'index': index}
-  return LOSSES[loss](problem, {'network': jnp.asarray(params)}, state, batch, keys, **options)
+  batch = {'x': images, 'cond': {}, 'index': index}
+  return LOSSES[loss](context, {'network': jnp.asarray(params)}, state, batch, keys, **options)
 
 
 def orders(values):
@@ -77,9 +77,9 @@ def orders(values):
 @pytest.mark.parametrize('path', [schedules.edm(), schedules.vp()], ids=['edm', 'vp'])
 def test_distilling_an_exact_teacher_leaves_heuns_error(path):
   # The squared local error is of order 6 in the gap, and the weight one over it.
-  problem = make_problem(path)
+  context = make_context(path)
   values = [
-    np.mean(evaluate('consistency_distillation', problem, num_steps=n, **SQUARE).values)
+    np.mean(evaluate('consistency_distillation', context, num_steps=n, **SQUARE).values)
     for n in (64, 128, 256)
   ]
   np.testing.assert_allclose(orders(values), 5, atol=0.3)
@@ -87,10 +87,10 @@ def test_distilling_an_exact_teacher_leaves_heuns_error(path):
 
 def test_training_leaves_an_error_of_the_first_order():
   # The noised data is off the flow by the gap times a deviation; squared, and over the gap.
-  problem = make_problem(schedules.edm())
+  context = make_context(schedules.edm())
   values = [
     np.mean(
-      evaluate('consistency_training', problem, state=jnp.array(0), first_steps=n, **SQUARE).values
+      evaluate('consistency_training', context, state=jnp.array(0), first_steps=n, **SQUARE).values
     )
     for n in (80, 160, 320)
   ]
@@ -99,30 +99,30 @@ def test_training_leaves_an_error_of_the_first_order():
 
 @pytest.mark.parametrize('loss', ['consistency_training', 'consistency_distillation'])
 def test_the_exact_function_is_better_than_its_neighbors(loss):
-  state = jnp.array(0) if loss == 'consistency_training' else None
+  state = jnp.array(0) if loss == 'consistency_training' else ()
   options = {'first_steps': 40} if loss == 'consistency_training' else {'num_steps': 40}
-  problem = make_problem(schedules.edm())
+  context = make_context(schedules.edm())
 
   @jax.jit
   def value(off):
-    return jnp.mean(evaluate(loss, problem, off, state, **options, **SQUARE).values)
+    return jnp.mean(evaluate(loss, context, off, state, **options, **SQUARE).values)
 
   assert value(0.0) < value(0.2) and value(0.0) < value(-0.2)
 
 
 def test_the_number_of_levels_doubles_to_its_last():
-  problem = make_problem(schedules.edm())
+  context = make_context(schedules.edm())
   options = {'first_steps': 10, 'last_steps': 50, 'double_every': 100}
   for step, wanted in ((0, 10), (99, 10), (100, 20), (250, 40), (399, 50), (10**6, 50)):
-    output = evaluate('consistency_training', problem, state=jnp.array(step), count=2, **options)
+    output = evaluate('consistency_training', context, state=jnp.array(step), count=2, **options)
     assert (output.metrics['levels'] == wanted).all()
     assert output.state == step + 1
 
 
 def test_pairs_are_neighbors_on_karras_grid_with_their_log_normal_masses():
-  problem, key = make_problem(schedules.edm()), step_key(0, 0)
+  context, key = make_context(schedules.edm()), step_key(0, 0)
   keys = Keys(key, example_keys(key, jnp.arange(40_000)))
-  n_s, n_t = (np.asarray(n) for n in neighbors(problem, keys, jnp.asarray(6.0), -1.1, 2.0))
+  n_s, n_t = (np.asarray(n) for n in neighbors(context, keys, jnp.asarray(6.0), -1.1, 2.0))
   grid = (0.002 ** (1 / 7) + np.arange(7) / 6 * (80 ** (1 / 7) - 0.002 ** (1 / 7))) ** 7
   cells = np.searchsorted(grid * (1 - 1e-9), n_s, side='right') - 1
   np.testing.assert_allclose(n_s, grid[cells], rtol=1e-9)
@@ -137,9 +137,9 @@ def test_pairs_are_neighbors_on_karras_grid_with_their_log_normal_masses():
 
 def test_the_distance_is_pseudo_huber_over_the_whole_example():
   # A student of x0 = 0 but for the skip: at a gap known by hand.
-  problem = make_problem(schedules.edm(), lambda params, x, *rest: 0 * x)
+  context = make_context(schedules.edm(), lambda params, x, *rest: 0 * x)
   wide, narrow = (
-    evaluate('consistency_distillation', problem, num_steps=1, huber=huber).values
+    evaluate('consistency_distillation', context, num_steps=1, huber=huber).values
     for huber in (1e-9, 1e4)
   )
   # |d| / gap and d² / (2 c gap), c = huber √4: together they tell the gap, sigma_max - sigma_min.
@@ -151,12 +151,12 @@ def test_the_target_and_the_teacher_have_no_gradient():
   def network(params, x, t, cond, index=None, keys=None):
     return params * (t < 79.0).reshape(-1, 1, 1) * jnp.ones_like(x)
 
-  problem = make_problem(schedules.edm(), network)
+  context = make_context(schedules.edm(), network)
 
   def values(params, teacher):
-    state = {'teacher': teacher}
+    taught = dataclasses.replace(context, frozen={'teacher': teacher})
     return evaluate(
-      'consistency_distillation', problem, params, state, count=400, num_steps=2, mean=3.0
+      'consistency_distillation', taught, params, count=400, num_steps=2, mean=3.0
     ).values
 
   by_student, by_teacher = jax.jacfwd(values, (0, 1))(0.5, jnp.asarray(0.5))
@@ -165,17 +165,16 @@ def test_the_target_and_the_teacher_have_no_gradient():
   assert 0 < last.sum() < 400  # the other cell trains
   changed = values(0.6, jnp.asarray(0.5)) != values(0.5, jnp.asarray(0.5))
   assert changed[last].all()
-  state = {'teacher': jnp.asarray(0.5)}
-  assert evaluate('consistency_distillation', problem, 0.5, state, count=2).state is state
 
 
-def test_the_teacher_is_what_training_begins_with():
+def test_the_teacher_is_frozen_and_no_part_of_what_is_trained():
   params = {'network': {'w': jnp.arange(3.0)}}
-  problem = make_problem(schedules.edm())
-  own, state = start(LOSSES['consistency_distillation'], problem, params, jax.random.key(0))
-  assert own == {}
-  np.testing.assert_array_equal(state['teacher']['w'], params['network']['w'])
-  assert state['teacher']['w'] is not params['network']['w']  # the state is donated
+  loss, context = 'consistency_distillation', make_context(schedules.edm())
+  assert start(LOSSES[loss], context, params, jax.random.key(0)) == ({}, ())
+  assert evaluate(loss, context, count=2).state == ()
+  # Of another teacher, the point that f is to take to the same end is another.
+  off = dataclasses.replace(context, frozen={'teacher': jnp.asarray(0.1)})
+  assert (evaluate(loss, off, count=2).values != evaluate(loss, context, count=2).values).all()
 
 
 @pytest.mark.parametrize(
@@ -188,6 +187,6 @@ def test_the_teacher_is_what_training_begins_with():
   ],
 )
 def test_what_has_no_consistency_function_is_refused(changes, message):
-  problem = dataclasses.replace(make_problem(schedules.edm()), **changes)
+  context = dataclasses.replace(make_context(schedules.edm()), **changes)
   with pytest.raises(ValueError, match=message):
-    start(LOSSES['consistency_training'], problem, {'network': {}}, jax.random.key(0))
+    start(LOSSES['consistency_training'], context, {'network': {}}, jax.random.key(0))

@@ -1,5 +1,6 @@
 """Progressive distillation against the sampler whose two steps it teaches as one."""
 
+import dataclasses
 import functools
 
 import jax
@@ -10,8 +11,8 @@ import pytest
 from ddpm_jax.diffusion import PARAMETERIZATIONS, Denoised, schedules
 from ddpm_jax.diffusion.oracle import GaussianData
 from ddpm_jax.keys import Keys, example_keys, step_key
-from ddpm_jax.losses import LOSSES, WEIGHTS, Problem, make_factors, start
-from ddpm_jax.losses.problem import noise_like
+from ddpm_jax.losses import LOSSES, WEIGHTS, LossContext, make_factors, start
+from ddpm_jax.losses.context import noise_like
 from ddpm_jax.losses.time_laws import uniforms
 from ddpm_jax.samplers import ddim, sample, time_grid
 
@@ -40,43 +41,42 @@ def network_on(schedule, oracle):
   return network
 
 
-def make_problem(schedule, variance=0.3):
+def make_context(schedule, variance=0.3):
   x0 = PARAMETERIZATIONS['x0']()
   exact = type(x0)(x0.row, lambda schedule, t: schedule.network_time(t))
   factors = make_factors('progressive', weight=WEIGHTS['output'])
-  return Problem(network_on(schedule, data(variance)), schedule, exact, factors, COUNT)
+  network, frozen = network_on(schedule, data(variance)), {'teacher': jnp.zeros(())}
+  return LossContext(network, schedule, exact, factors, COUNT, frozen=frozen)
 
 
 def setting():
   index, key = jnp.arange(COUNT), step_key(0, 0)
   images = jax.vmap(data().sample)(example_keys(jax.random.key(1), index))
-  return {'image': images, 'index': index}, Keys(key, example_keys(key, index))
+  return {'x': images, 'cond': {}, 'index': index}, Keys(key, example_keys(key, index))
 
 
 @pytest.mark.parametrize('path', PATHS)
 def test_one_step_of_ddim_with_the_target_is_two_of_the_teacher(path):
   schedule, (batch, keys) = PATHS[path](), setting()
-  problem = make_problem(schedule)
+  context = make_context(schedule)
 
   @jax.jit
   def loss(said):
-    state = {'teacher': jnp.zeros(())}
+    params = {'network': said}
     return jnp.sum(
-      LOSSES['progressive'](
-        problem, {'network': said}, state, batch, keys, num_steps=NUM_STEPS
-      ).values
+      LOSSES['progressive'](context, params, (), batch, keys, num_steps=NUM_STEPS).values
     )
 
   # The loss of x0 is mean (said - target)², hence the target by its slope at zero.
-  targets = -jax.grad(loss)(jnp.zeros_like(batch['image']))
+  targets = -jax.grad(loss)(jnp.zeros_like(batch['x']))
   grid = time_grid('trailing', schedule, 2 * NUM_STEPS)
   place = 2 * np.floor(NUM_STEPS * np.asarray(uniforms(keys.step, batch['index']))).astype(int)
   assert set(place) == {0, 2, 4, 6}
-  eps = noise_like(batch['image'], keys)
+  eps = noise_like(batch['x'], keys)
   for first in (0, 2, 4, 6):
     rows = place == first
     t = grid[first]
-    xt = schedule.alpha(t) * batch['image'][rows] + schedule.sigma(t) * eps[rows]
+    xt = schedule.alpha(t) * batch['x'][rows] + schedule.sigma(t) * eps[rows]
     last = first == 6  # its second step is the one to data
     final = 'denoise' if last else 'keep'
     ends = [
@@ -92,53 +92,48 @@ def test_one_step_of_ddim_with_the_target_is_two_of_the_teacher(path):
 def test_a_teacher_of_straight_paths_has_nothing_to_teach_its_twin():
   for path, schedule in PATHS.items():
     batch, keys = setting()
-    params, state = {'network': jnp.zeros(())}, {'teacher': jnp.zeros(())}
-    problem = make_problem(schedule(), 0.0)
-    values = LOSSES['progressive'](problem, params, state, batch, keys).values
+    params, context = {'network': jnp.zeros(())}, make_context(schedule(), 0.0)
+    values = LOSSES['progressive'](context, params, (), batch, keys).values
     np.testing.assert_allclose(values, 0, atol=1e-12, err_msg=path)
     # On data with a variance the same twin errs: its one long step is not two short ones.
-    values = LOSSES['progressive'](make_problem(schedule()), params, state, batch, keys).values
+    values = LOSSES['progressive'](make_context(schedule()), params, (), batch, keys).values
     assert values.mean() > 1e-6
 
 
-def test_the_teacher_is_kept_and_has_no_gradient():
+def test_the_teacher_is_frozen_and_has_no_gradient():
   batch, keys = setting()
-  problem = make_problem(schedules.vp())
   params = {'network': {'w': jnp.arange(3.0)}}
-  _, state = start(LOSSES['progressive'], problem, params, jax.random.key(0))
-  np.testing.assert_array_equal(state['teacher']['w'], params['network']['w'])
+  context = make_context(schedules.vp())
+  assert start(LOSSES['progressive'], context, params, jax.random.key(0)) == ({}, ())
 
   def network(params, x, *rest):
     return params * x
 
-  problem = Problem(network, *(getattr(problem, f) for f in FIELDS))
-  state = {'teacher': jnp.asarray(0.5)}
+  context = dataclasses.replace(context, network=network)
 
-  def value(params, state):
-    output = LOSSES['progressive'](problem, {'network': params}, state, batch, keys)
-    assert output.state is state
+  def value(params, teacher):
+    taught = dataclasses.replace(context, frozen={'teacher': teacher})
+    output = LOSSES['progressive'](taught, {'network': params}, (), batch, keys)
+    assert output.state == ()
     return jnp.sum(output.values)
 
-  by_student, by_teacher = jax.grad(value, (0, 1))(jnp.asarray(0.4), state)
-  assert by_student != 0 and by_teacher['teacher'] == 0
+  by_student, by_teacher = jax.grad(value, (0, 1))(jnp.asarray(0.4), jnp.asarray(0.5))
+  assert by_student != 0 and by_teacher == 0
+  assert value(0.4, 0.5) != value(0.4, 0.6)  # yet it is read
 
 
 def test_an_examples_value_is_its_own():
   batch, keys = setting()
-  problem = make_problem(PATHS['vp']())
-  params, state = {'network': jnp.zeros(())}, {'teacher': jnp.zeros(())}
-  together = LOSSES['progressive'](problem, params, state, batch, keys).values
+  context, params = make_context(PATHS['vp']()), {'network': jnp.zeros(())}
+  together = LOSSES['progressive'](context, params, (), batch, keys).values
   part = jax.tree.map(lambda leaf: leaf[10:14], batch)
   own = Keys(keys.step, keys.examples[10:14])
-  alone = LOSSES['progressive'](problem, params, state, part, own).values
+  alone = LOSSES['progressive'](context, params, (), part, own).values
   np.testing.assert_allclose(alone, together[10:14], rtol=1e-9)
 
 
-FIELDS = ('schedule', 'parameterization', 'factors', 'batch_size')
-
-
 def test_more_steps_than_the_chain_has_are_refused():
-  problem = make_problem(PATHS['chain']())
+  context = make_context(PATHS['chain']())
   loss = functools.partial(LOSSES['progressive'], num_steps=14)
   with pytest.raises(ValueError, match=r"^num_steps: 14, .* 28 is more than the chain's 24"):
-    start(loss, problem, {'network': {}}, jax.random.key(0))
+    start(loss, context, {'network': {}}, jax.random.key(0))

@@ -7,8 +7,8 @@ import pytest
 
 from ddpm_jax.diffusion import PARAMETERIZATIONS, schedules
 from ddpm_jax.keys import Keys, example_keys, step_key
-from ddpm_jax.losses import LOSSES, NOISE_LAWS, Problem, make_factors
-from ddpm_jax.losses.problem import noise_like
+from ddpm_jax.losses import LOSSES, NOISE_LAWS, LossContext, make_factors
+from ddpm_jax.losses.context import noise_like
 
 pytestmark = pytest.mark.usefixtures('x64')
 
@@ -42,14 +42,14 @@ def straight(t):
 def evaluate(network, count, law='white'):
   flow = PARAMETERIZATIONS['flow']()
   factors = make_factors('flow_matching', noise_law=NOISE_LAWS[law])
-  problem = Problem(network, schedules.flow(), flow, factors, count)
+  context = LossContext(network, schedules.flow(), flow, factors, count)
   index, key = jnp.arange(count), step_key(0, 0)
   keys = Keys(key, example_keys(key, index))
   draw = jax.vmap(lambda key: jax.random.normal(key, (1, 1, 1)))
   x0 = MEAN + DEVIATION * draw(example_keys(jax.random.key(5), index))
-  batch = {'image': x0, 'index': index}
+  batch = {'x': x0, 'cond': {}, 'index': index}
   loss = jax.jit(
-    lambda batch, keys: LOSSES['flow_matching'](problem, {'network': ()}, (), batch, keys).values
+    lambda batch, keys: LOSSES['flow_matching'](context, {'network': ()}, (), batch, keys).values
   )
   values = loss(batch, keys) if law == 'transport' else loss.__wrapped__(batch, keys)
   return np.asarray(values), np.asarray(x0), np.asarray(noise_like(x0, keys))

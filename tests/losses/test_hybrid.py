@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ddpm_jax.codec import pixels
 from ddpm_jax.diffusion import PARAMETERIZATIONS, schedules, variational_bound
 from ddpm_jax.diffusion.bound import discretized
 from ddpm_jax.diffusion.parameterization import VARIANCE_HEADS, make_denoiser
 from ddpm_jax.keys import Keys, example_keys, step_key
-from ddpm_jax.losses import LOSSES, Problem, make_factors
+from ddpm_jax.losses import LOSSES, LossContext, make_factors
 from ddpm_jax.losses.uncertainty import new_uncertainty, uncertainty_of
 
 pytestmark = pytest.mark.usefixtures('x64')
@@ -34,26 +35,26 @@ def in_turn(step_key, index, batch_size, schedule, state):
 PARAMS = {'mean': np.array(0.6), 'head': np.array(-0.3)}
 
 
-def problem_of(head, **factors):
+def context_of(head, **factors):
   parameterization = dataclasses.replace(PARAMETERIZATIONS['eps'](), head=VARIANCE_HEADS[head])
   chosen = make_factors('hybrid', **{'time_law': in_turn, **factors})
-  return Problem(network, CHAIN, parameterization, chosen, 8, num_levels=LEVELS)
+  return LossContext(network, CHAIN, parameterization, chosen, 8, codec=pixels(SHAPE, LEVELS))
 
 
 @functools.partial(jax.jit, static_argnames=('loss', 'head', 'count', 'part'))
 def mean_of(params, loss='hybrid', head='range', count=64, part=None):
   index, key = jnp.arange(count), step_key(0, 0)
-  batch = {'image': jnp.full((count, *SHAPE), 0.5), 'index': index}
+  batch = {'x': jnp.full((count, *SHAPE), 0.5), 'cond': {}, 'index': index}
   keys = Keys(key, example_keys(key, index))
-  output = LOSSES[loss](problem_of(head), {'network': params}, (), batch, keys)
+  output = LOSSES[loss](context_of(head), {'network': params}, (), batch, keys)
   return jnp.mean(output.metrics[part] if part else output.values)
 
 
 @pytest.mark.parametrize('head', VARIANCE_HEADS)
 def test_the_bounds_part_is_the_bound_but_for_its_prior(head):
-  problem, count = problem_of(head), 40_000
+  context, count = context_of(head), 40_000
   x0 = jnp.full((count // 4, *SHAPE), 0.5)
-  denoiser = make_denoiser(network, PARAMS, CHAIN, problem.parameterization, {})
+  denoiser = make_denoiser(network, PARAMS, CHAIN, context.parameterization, {})
   bound = jax.jit(
     lambda: variational_bound(
       CHAIN,
@@ -61,7 +62,7 @@ def test_the_bounds_part_is_the_bound_but_for_its_prior(head):
       x0,
       jax.random.key(0),
       times=jnp.arange(STEPS, 0, -1),
-      variance=problem.parameterization.head.variance,
+      variance=context.parameterization.head.variance,
       decoder=discretized(LEVELS),
     )
   )()
@@ -90,20 +91,20 @@ def test_the_bounds_gradient_reaches_the_variance_alone(head):
 
 def test_the_uncertainty_is_least_at_the_log_of_the_loss():
   index, key = jnp.arange(32), step_key(0, 0)
-  batch = {'image': jnp.full((32, *SHAPE), 0.5), 'index': index}
+  batch = {'x': jnp.full((32, *SHAPE), 0.5), 'cond': {}, 'index': index}
   keys = Keys(key, example_keys(key, index))
 
   def only(step_key, index, batch_size, schedule, state):
     return jnp.full(index.shape, 2), jnp.ones(index.shape)
 
-  problem = problem_of('range', time_law=only)
-  own, state = new_uncertainty(problem, {}, jax.random.key(0), width=8)
-  error = LOSSES['simple'](problem, {'network': PARAMS}, (), batch, keys).values.mean()
+  context = context_of('range', time_law=only)
+  own, state = new_uncertainty(context, {}, jax.random.key(0), width=8)
+  error = LOSSES['simple'](context, {'network': PARAMS}, (), batch, keys).values.mean()
 
   @jax.jit
   def mean(own, params=PARAMS):
     given = {'network': params, 'loss': own}
-    return LOSSES['uncertainty'](problem, given, state, batch, keys).values.mean()
+    return LOSSES['uncertainty'](context, given, state, batch, keys).values.mean()
 
   np.testing.assert_allclose(mean(own), error, rtol=1e-12)  # u = 0 at first
   # u is linear in the amplitudes: along its gradient it can be given any value.

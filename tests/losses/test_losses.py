@@ -10,11 +10,15 @@ import pytest
 from scipy import stats
 from scipy.special import hyperu, ndtri
 
+from ddpm_jax.codec import pixels
+from ddpm_jax.diffusion import PARAMETERIZATIONS, schedules
+from ddpm_jax.keys import Keys, example_keys
 from ddpm_jax.losses import (
   DISTANCES,
   FACTORS,
   LOSSES,
   PRESETS,
+  LossContext,
   make_factors,
   start,
   starts_with,
@@ -92,19 +96,34 @@ def test_a_misspelt_factor_is_no_factor():
 
 
 def test_a_loss_that_keeps_nothing_starts_with_nothing():
-  problem = types.SimpleNamespace(factors=make_factors('simple'), schedule=None)
-  assert start(LOSSES['simple'], problem, {}, jax.random.key(0)) == ({}, ())
+  context = types.SimpleNamespace(factors=make_factors('simple'), schedule=None)
+  assert start(LOSSES['simple'], context, {}, jax.random.key(0)) == ({}, ())
 
 
 def test_a_loss_starts_with_what_its_init_makes_of_its_own_options():
-  def init(problem, params, key, *, width):
+  def init(context, params, key, *, width):
     return {'scale': jnp.ones(width)}, params['network']
 
   @starts_with(init)
-  def loss(problem, params, state, batch, keys, *, width):
+  def loss(context, params, state, batch, keys, *, width):
     raise NotImplementedError
 
   bound = functools.partial(loss, width=3)
   own, state = start(bound, None, {'network': 'teacher'}, jax.random.key(0))
   assert own['scale'].shape == (3,)
   assert state == 'teacher'
+
+
+@pytest.mark.parametrize('loss', ['hybrid', 'variational', 'elbo'])
+def test_a_probability_of_the_data_needs_a_codec_that_keeps_it_whole(loss):
+  def network(params, x, *rest):
+    return jnp.concatenate([x, x], axis=-1) if loss == 'hybrid' else x
+
+  lossy = pixels((2, 3), 5)._replace(num_levels=None)
+  eps, factors = PARAMETERIZATIONS['eps'](), make_factors('hybrid')
+  context = LossContext(network, schedules.linear(4), eps, factors, 3, codec=lossy)
+  batch = {'x': jnp.zeros((3, 2, 3)), 'cond': {}, 'index': jnp.arange(3)}
+  key = jax.random.key(0)
+  keys = Keys(key, example_keys(key, batch['index']))
+  with pytest.raises(ValueError, match=r'^codec\.name: the .*bound is a probability of the data'):
+    LOSSES[loss](context, {'network': ()}, (), batch, keys)

@@ -10,7 +10,7 @@ from scipy.optimize import linear_sum_assignment
 
 from ddpm_jax.diffusion import PARAMETERIZATIONS, schedules
 from ddpm_jax.keys import Keys, example_keys, step_key
-from ddpm_jax.losses import LOSSES, NOISE_LAWS, Problem, make_factors
+from ddpm_jax.losses import LOSSES, NOISE_LAWS, LossContext, make_factors
 
 pytestmark = pytest.mark.usefixtures('x64')
 
@@ -23,17 +23,17 @@ def setting(index, step=0):
   key = step_key(0, step)
   draw = functools.partial(jax.random.uniform, shape=SHAPE, minval=-1.0)
   images = jax.vmap(draw)(example_keys(jax.random.key(7), index))
-  return {'image': images, 'index': index}, Keys(key, example_keys(key, index))
+  return {'x': images, 'cond': {}, 'index': index}, Keys(key, example_keys(key, index))
 
 
-def problem(network=None, law='white', gather=lambda x: x, **options):
+def context(network=None, law='white', gather=lambda x: x, **options):
   factors = make_factors('simple', noise_law=functools.partial(NOISE_LAWS[law], **options))
   eps = PARAMETERIZATIONS['eps']()
-  return Problem(network, schedules.linear(20, 0.01, 0.4), eps, factors, 8, gather)
+  return LossContext(network, schedules.linear(20, 0.01, 0.4), eps, factors, 8, gather)
 
 
 def draws(law, index, step=0, gather=lambda x: x, **options):
-  return NOISE_LAWS[law](problem(gather=gather), *setting(index, step), **options)
+  return NOISE_LAWS[law](context(gather=gather), *setting(index, step), **options)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -91,7 +91,7 @@ def test_only_a_perturbed_input_differs_from_the_target():
 @pytest.mark.parametrize('step', range(5))
 def test_transport_costs_what_the_best_assignment_does(step):
   index = np.arange(24)
-  x0 = flat(setting(index, step)[0]['image'])
+  x0 = flat(setting(index, step)[0]['x'])
   white, dealt = (flat(draws(law, index, step)[0]) for law in ('white', 'transport'))
   costs = ((x0[:, None] - white[None]) ** 2).sum(-1)
   least = costs[linear_sum_assignment(costs)].sum()
@@ -104,7 +104,7 @@ def test_a_larger_batch_is_coupled_more_closely():
   def cost(size):
     parts = np.arange(64).reshape(-1, size)
     eps = np.concatenate([compiled('transport', part) for part in parts])
-    return ((setting(range(64))[0]['image'] - eps) ** 2).mean()
+    return ((setting(range(64))[0]['x'] - eps) ** 2).mean()
 
   assert cost(64) < cost(16) < cost(4)
 
@@ -114,7 +114,7 @@ def test_devices_and_order_change_nothing(law):
   together = draws(law, range(8))[1]
   batch, _ = setting(range(8))
   white = draws('white', range(8))[0]
-  whole = {'index': batch['index'], 'image': batch['image'], 'eps': white}
+  whole = {'index': batch['index'], 'x': batch['x'], 'eps': white}
 
   def gather(part):
     """The array of which `part` is a half."""
@@ -137,9 +137,9 @@ def test_input_perturbation_wants_the_regression_of_eps_on_what_is_shown():
     sigma = jax.vmap(base.schedule.sigma)(noise_label.astype(int))
     return params * x / sigma.reshape(-1, 1, 1, 1)
 
-  base = problem(network, 'perturbed', scale=0.7)
+  base = context(network, 'perturbed', scale=0.7)
   batch, keys = setting(range(4000))
-  batch['image'] = jnp.zeros_like(batch['image'])
+  batch['x'] = jnp.zeros_like(batch['x'])
 
   @jax.jit
   def slopes(strength):

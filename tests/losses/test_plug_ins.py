@@ -9,10 +9,9 @@ import pytest
 
 from ddpm_jax.errors import InputError
 from ddpm_jax.losses import FACTORS, LOSSES, OF_TEACHERS, PRESETS
-from ddpm_jax.training import train
-from ddpm_jax.training.checks import check_training
-from ddpm_jax.training.experiment import build
-from ddpm_jax.training.loop import steps
+from ddpm_jax.tasks.checks import check_training
+from ddpm_jax.tasks.experiment import build
+from ddpm_jax.tasks.train import make_job, steps, train
 from tests.training.tiny import tiny
 
 PAGE = (pathlib.Path(__file__).parents[2] / 'docs' / 'losses.md').read_text()
@@ -32,8 +31,8 @@ def law(step_key, index, batch_size, schedule, state):
 def distance(difference):
   return jnp.abs(difference) ** 1.5
 
-def noise(problem, batch, keys):
-  eps = jnp.zeros_like(batch['image'])
+def noise(context, batch, keys):
+  eps = jnp.zeros_like(batch['x'])
   return eps, eps
 
 def sampler():
@@ -45,10 +44,10 @@ def short(schedule):
 def negative(schedule, t):
   return -1.0
 
-def no_eps(problem, batch, keys):
-  return batch['image']
+def no_eps(context, batch, keys):
+  return batch['x']
 
-def no_output(problem, params, state, batch, keys):
+def no_output(context, params, state, batch, keys):
   return 1.0
 
 number = 3
@@ -89,14 +88,19 @@ def test_the_page_names_every_entry():
     assert re.search(rf'[`( ]{name}[`( )]', PAGE), name
 
 
+def check(config):
+  experiment = build(config)
+  check_training(experiment, make_job(experiment))
+
+
 def test_a_plug_in_made_of_a_product_keeps_what_its_law_remembers():
   settings = {'loss.name': 'my_losses:cubic', 'loss.time_law': 'importance'}
-  check_training(build(tiny(**settings)))
+  check(tiny(**settings))
 
 
 @pytest.mark.parametrize('name', sorted(set(PRESETS) - {'hybrid'} - set(OF_TEACHERS)))
 def test_every_preset_can_begin(name):
-  check_training(build(tiny(**{'loss.name': name})))
+  check(tiny(**{'loss.name': name}))
 
 
 def test_importance_and_uncertainty_train(tmp_path):
@@ -175,8 +179,8 @@ UNET = {
 def test_a_learned_variance_is_trained_and_used_or_refused(settings, message):
   config = tiny(**{**UNET, **settings})
   if message is None:
-    check_training(build(config))
+    check(config)
     return
   with pytest.raises(InputError) as caught:
-    check_training(build(config))
+    check(config)
   assert message in str(caught.value)

@@ -17,11 +17,11 @@ from ddpm_jax.losses import (
   PRESETS,
   TIME_LAWS,
   WEIGHTS,
-  Problem,
+  LossContext,
   make_factors,
   start,
 )
-from ddpm_jax.losses.problem import noise_like
+from ddpm_jax.losses.context import noise_like
 from tests.losses.test_time_laws import ESTIMATES
 from tests.readouts import READOUTS, seen
 
@@ -69,24 +69,26 @@ def with_head(params, x, *told):
   return jnp.concatenate([value, value / 2], axis=-1)
 
 
-def make_problem(name='eps', batch_size=8, network=None, **factors):
+def make_context(name='eps', batch_size=8, network=None, **factors):
   network = network or oracle_network(name)
   chosen = make_factors('simple')._replace(**factors)
-  return Problem(network, chain(), PARAMETERIZATIONS[name](noise_label='time'), chosen, batch_size)
+  return LossContext(
+    network, chain(), PARAMETERIZATIONS[name](noise_label='time'), chosen, batch_size
+  )
 
 
 def make_batch(index):
   keys = example_keys(jax.random.key(9), jnp.asarray(index))
-  return {'image': jax.vmap(data().sample)(keys), 'index': jnp.asarray(index)}
+  return {'x': jax.vmap(data().sample)(keys), 'cond': {}, 'index': jnp.asarray(index)}
 
 
-def evaluate(problem, index, strength=0.1, step=0, loss='simple', **arrays):
+def evaluate(context, index, strength=0.1, step=0, loss='simple', **changes):
   index = jnp.asarray(index)
   key = step_key(0, step)
   params = {'network': jnp.asarray(strength), 'schedule': {}}
-  params['loss'], state = start(LOSSES[loss], problem, params, jax.random.key(1))
-  batch = make_batch(index) | arrays
-  return LOSSES[loss](problem, params, state, batch, Keys(key, example_keys(key, index)))
+  params['loss'], state = start(LOSSES[loss], context, params, jax.random.key(1))
+  batch = make_batch(index) | changes
+  return LOSSES[loss](context, params, state, batch, Keys(key, example_keys(key, index)))
 
 
 def always(time):
@@ -109,7 +111,7 @@ def assert_mean(values, truth, errors=5):
 @pytest.mark.parametrize('weight', sorted(set(WEIGHTS) - {'output'}))
 def test_a_weight_is_one_objective_under_every_parameterization(weight):
   values = [
-    evaluate(make_problem(name, weight=WEIGHTS[weight]), range(8)).values
+    evaluate(make_context(name, weight=WEIGHTS[weight]), range(8)).values
     for name in PARAMETERIZATIONS
   ]
   for other in values[1:]:
@@ -120,11 +122,11 @@ def test_a_weight_is_one_objective_under_every_parameterization(weight):
 def test_simple_is_the_squared_error_of_eps(name):
   calls = []
   network = oracle_network(name, calls=calls)
-  values = evaluate(make_problem(name, network=network), range(8)).values
+  values = evaluate(make_context(name, network=network), range(8)).values
   xt, t = calls[0]['x'], calls[0]['t'].astype(int)
   predicted = data().denoiser(chain())(xt, t).x0 + 0.1 * jnp.tanh(xt)
   alpha, sigma = levels(t)
-  noises = [(xt - alpha * x0) / sigma for x0 in (make_batch(range(8))['image'], predicted)]
+  noises = [(xt - alpha * x0) / sigma for x0 in (make_batch(range(8))['x'], predicted)]
   np.testing.assert_allclose(values, np.mean((noises[0] - noises[1]) ** 2, (1, 2)), rtol=1e-9)
 
 
@@ -132,10 +134,10 @@ def test_simple_is_the_squared_error_of_eps(name):
 def test_output_is_the_plain_error_of_what_the_network_says(name):
   calls = []
   network = oracle_network(name, calls=calls)
-  values = evaluate(make_problem(name, network=network, weight=WEIGHTS['output']), range(8)).values
+  values = evaluate(make_context(name, network=network, weight=WEIGHTS['output']), range(8)).values
   xt, t = calls[0]['x'], calls[0]['t']
   said = network(0.1, calls[0]['seen'], t, {})
-  target = READOUTS[name](xt, make_batch(range(8))['image'], *levels(t.astype(int)))
+  target = READOUTS[name](xt, make_batch(range(8))['x'], *levels(t.astype(int)))
   np.testing.assert_allclose(values, np.mean((said - target) ** 2, (1, 2)), rtol=1e-9)
 
 
@@ -148,8 +150,8 @@ def test_the_oracles_simple_loss_is_the_posterior_variance_of_eps(name, time):
   # eps and xt are jointly Gaussian with covariance sigma: Var[eps | xt] = 1 - sigma² / Var[xt].
   alpha, sigma = float(chain().alpha(time)), float(chain().sigma(time))
   truth = 1 - sigma**2 / (alpha**2 * VARIANCE + sigma**2)
-  problem = make_problem(name, time_law=always(time))
-  assert_mean(evaluate(problem, range(4000), strength=0.0).values, truth)
+  context = make_context(name, time_law=always(time))
+  assert_mean(evaluate(context, range(4000), strength=0.0).values, truth)
 
 
 @pytest.mark.parametrize('law', ESTIMATES)
@@ -157,19 +159,19 @@ def test_over_the_law_of_t_it_is_the_mean_over_the_chain(law):
   schedule = chain()
   alpha, sigma = (np.asarray(level)[1:] for level in (schedule.alphas, schedule.sigmas))
   truth = np.mean(1 - sigma**2 / (alpha**2 * VARIANCE + sigma**2))
-  problem = make_problem(time_law=TIME_LAWS[law], batch_size=4000)
-  assert_mean(evaluate(problem, range(4000), strength=0.0).values, truth)
+  context = make_context(time_law=TIME_LAWS[law], batch_size=4000)
+  assert_mean(evaluate(context, range(4000), strength=0.0).values, truth)
 
 
 @pytest.mark.parametrize('distance', DISTANCES)
 @pytest.mark.parametrize('name', PARAMETERIZATIONS)
 def test_the_oracle_is_a_stationary_point_and_a_minimum(name, distance):
   # The posterior is symmetric about the oracle, so that its mean is best under every distance.
-  problem = make_problem(name, distance=DISTANCES[distance])
+  context = make_context(name, distance=DISTANCES[distance])
 
   @jax.jit
   def slopes(strength):
-    return jax.jacfwd(lambda s: evaluate(problem, range(2000), s).values)(strength)
+    return jax.jacfwd(lambda s: evaluate(context, range(2000), s).values)(strength)
 
   assert_mean(slopes(0.0), 0.0)
   for strength in (-0.3, 0.3):
@@ -179,9 +181,9 @@ def test_the_oracle_is_a_stationary_point_and_a_minimum(name, distance):
 
 @pytest.mark.parametrize('loss', sorted(set(PRESETS) - {'simple'} - set(OF_TEACHERS)))
 def test_the_oracle_is_a_stationary_point_of_every_preset(loss):
-  problem = make_problem(network=with_head if loss == 'hybrid' else None)
-  problem = dataclasses.replace(problem, factors=make_factors(loss))
-  slopes = jax.jit(jax.jacfwd(lambda s: evaluate(problem, range(2000), s, loss=loss).values))
+  context = make_context(network=with_head if loss == 'hybrid' else None)
+  context = dataclasses.replace(context, factors=make_factors(loss))
+  slopes = jax.jit(jax.jacfwd(lambda s: evaluate(context, range(2000), s, loss=loss).values))
   assert_mean(slopes(0.0), 0.0)
   assert np.mean(slopes(0.3)) > 0
 
@@ -199,16 +201,16 @@ def test_the_oracle_is_a_stationary_point_of_every_preset(loss):
 def test_an_examples_value_depends_on_no_other_example_and_no_layout(loss, law):
   factors = make_factors(loss, time_law=TIME_LAWS[law])
   network = with_head if loss == 'hybrid' else None
-  problem = dataclasses.replace(make_problem(network=network), factors=factors)
-  together = evaluate(problem, range(8), loss=loss).values
+  context = dataclasses.replace(make_context(network=network), factors=factors)
+  together = evaluate(context, range(8), loss=loss).values
   assert together.shape == (8,)
-  halves = [evaluate(problem, half, loss=loss).values for half in (range(4), range(4, 8))]
+  halves = [evaluate(context, half, loss=loss).values for half in (range(4), range(4, 8))]
   np.testing.assert_allclose(np.concatenate(halves), together, rtol=1e-12)
   shuffled = np.random.default_rng(0).permutation(8)
-  again = evaluate(problem, shuffled, loss=loss).values
+  again = evaluate(context, shuffled, loss=loss).values
   np.testing.assert_allclose(again, together[shuffled], rtol=1e-12)
   np.testing.assert_raises(
-    AssertionError, np.testing.assert_allclose, evaluate(problem, range(8), step=1).values, together
+    AssertionError, np.testing.assert_allclose, evaluate(context, range(8), step=1).values, together
   )
 
 
@@ -231,28 +233,28 @@ def test_a_learned_variance_in_the_output_is_left_alone():
     value = oracle_network('eps')(params['mean'], x, *rest)
     return jnp.concatenate([value, params['head'] * x], axis=-1)
 
-  problem = make_problem(network=doubled)
+  context = make_context(network=doubled)
 
   def run(params):
     key = step_key(0, 0)
     index = jnp.arange(8)
     keys = Keys(key, example_keys(key, index))
-    return LOSSES['simple'](problem, {'network': params}, None, make_batch(index), keys).values
+    return LOSSES['simple'](context, {'network': params}, None, make_batch(index), keys).values
 
-  plain = evaluate(make_problem(), range(8), 0.1).values
+  plain = evaluate(make_context(), range(8), 0.1).values
   np.testing.assert_allclose(run({'mean': 0.1, 'head': 5.0}), plain, rtol=1e-12)
   slopes = jax.jacfwd(run)({'mean': 0.1, 'head': 5.0})
   assert not slopes['head'].any()
   assert slopes['mean'].all()
 
 
-def test_the_network_gets_its_own_parameters_the_label_and_the_index():
+def test_the_network_gets_its_own_parameters_the_condition_and_the_index():
   calls = []
-  problem = make_problem(network=oracle_network('eps', calls=calls))
-  labels = jnp.arange(8) % 3
-  evaluate(problem, range(10, 18), label=labels)
-  evaluate(problem, range(10, 18))
-  np.testing.assert_array_equal(calls[0]['cond']['label'], labels)
+  context = make_context(network=oracle_network('eps', calls=calls))
+  cond = {'label': jnp.arange(8) % 3, 'text': {'tokens': jnp.ones((8, 2, 5))}}
+  evaluate(context, range(10, 18), cond=cond)
+  evaluate(context, range(10, 18))
+  assert calls[0]['cond'] is cond
   np.testing.assert_array_equal(calls[0]['index'], np.arange(10, 18))
   assert calls[0]['params'] == 0.1
   assert calls[1]['cond'] == {}
@@ -261,9 +263,9 @@ def test_the_network_gets_its_own_parameters_the_label_and_the_index():
 
 def test_keys_reach_the_network_only_in_training():
   calls = []
-  problem = make_problem(network=oracle_network('eps', calls=calls))
-  training = evaluate(problem, range(8)).values
-  evaluation = evaluate(dataclasses.replace(problem, train=False), range(8)).values
+  context = make_context(network=oracle_network('eps', calls=calls))
+  training = evaluate(context, range(8)).values
+  evaluation = evaluate(dataclasses.replace(context, train=False), range(8)).values
   np.testing.assert_array_equal(
     jax.random.key_data(calls[0]['keys']),
     jax.random.key_data(example_keys(step_key(0, 0), jnp.arange(8))),
@@ -276,12 +278,12 @@ def test_a_laws_correction_multiplies_and_the_state_is_passed_on():
   def law(key, index, batch_size, schedule, state):
     return jnp.full(index.shape, 5), 1.0 + index
 
-  plain = evaluate(make_problem(time_law=always(5)), range(8))
-  corrected = evaluate(make_problem(time_law=law), range(8))
+  plain = evaluate(make_context(time_law=always(5)), range(8))
+  corrected = evaluate(make_context(time_law=law), range(8))
   np.testing.assert_allclose(corrected.values, plain.values * np.arange(1, 9), rtol=1e-12)
   key = step_key(0, 0)
   keys = Keys(key, example_keys(key, jnp.arange(8)))
   state = {'history': jnp.arange(3)}
   params = {'network': jnp.asarray(0.1)}
-  passed = LOSSES['simple'](make_problem(), params, state, make_batch(range(8)), keys).state
+  passed = LOSSES['simple'](make_context(), params, state, make_batch(range(8)), keys).state
   assert passed is state

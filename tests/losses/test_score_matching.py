@@ -15,7 +15,7 @@ from tests.losses.test_product import (
   chain,
   data,
   evaluate,
-  make_problem,
+  make_context,
 )
 
 pytestmark = pytest.mark.usefixtures('x64')
@@ -36,15 +36,15 @@ def linear_network(factor):
 @pytest.mark.parametrize('name', PARAMETERIZATIONS)
 @pytest.mark.parametrize('weight', ['simple', 'variational'])
 def test_denoising_is_half_the_product_of_the_same_weight(name, weight):
-  problem = make_problem(name, weight=WEIGHTS[weight])
-  half = evaluate(problem, range(8), loss='denoising_score').values
-  np.testing.assert_allclose(half, evaluate(problem, range(8)).values / 2, rtol=1e-9)
+  context = make_context(name, weight=WEIGHTS[weight])
+  half = evaluate(context, range(8), loss='denoising_score').values
+  np.testing.assert_allclose(half, evaluate(context, range(8)).values / 2, rtol=1e-9)
 
 
 @pytest.mark.parametrize('name', ['eps', 'v', 'x0', 'edm'])
 def test_sliced_and_denoising_differ_by_half_the_weight(name):
   values = [
-    evaluate(make_problem(name), range(20_000), loss=loss).values
+    evaluate(make_context(name), range(20_000), loss=loss).values
     for loss in ('denoising_score', 'sliced_score')
   ]
   assert_mean(values[0] - values[1], 0.5)
@@ -57,18 +57,18 @@ def test_sliced_has_its_closed_form(time, factor):
   # sigma² tr ∇s / dimension = -factor sigma² / V.
   alpha, sigma = float(chain().alpha(time)), float(chain().sigma(time))
   share = sigma**2 / (alpha**2 * VARIANCE + sigma**2)
-  problem = make_problem(network=linear_network(factor), time_law=always(time))
-  values = evaluate(problem, range(4000), strength=1.0, loss='sliced_score').values
+  context = make_context(network=linear_network(factor), time_law=always(time))
+  values = evaluate(context, range(4000), strength=1.0, loss='sliced_score').values
   assert_mean(values, (0.5 * factor**2 - factor) * share)
 
 
 @pytest.mark.parametrize('loss', ['denoising_score', 'sliced_score'])
 def test_the_true_score_is_the_minimum(loss):
-  problem = make_problem('eps')
+  context = make_context('eps')
 
   @jax.jit
   def slopes(strength):
-    return jax.jacfwd(lambda s: evaluate(problem, range(4000), s, loss=loss).values)(strength)
+    return jax.jacfwd(lambda s: evaluate(context, range(4000), s, loss=loss).values)(strength)
 
   assert_mean(slopes(0.0), 0.0)
   for strength in (-0.3, 0.3):
@@ -83,14 +83,14 @@ def test_the_probe_estimates_the_trace_without_bias_for_coupled_pixels():
   def network(params, x, noise_label, cond, index=None, keys=None):
     return (x.reshape(-1, 6) @ matrix.T).reshape(x.shape)
 
-  problem = make_problem(network=network, time_law=always(7))
-  found = evaluate(problem, range(20_000), loss='sliced_score').values
-  half = evaluate(problem, range(20_000), loss='denoising_score').values
+  context = make_context(network=network, time_law=always(7))
+  found = evaluate(context, range(20_000), loss='sliced_score').values
+  half = evaluate(context, range(20_000), loss='denoising_score').values
   assert_mean(found - half, -0.5)
 
 
 def test_an_examples_score_loss_is_its_own():
   for loss in ('denoising_score', 'sliced_score'):
-    together = evaluate(make_problem(), range(8), loss=loss).values
-    halves = [evaluate(make_problem(), half, loss=loss).values for half in (range(4), range(4, 8))]
+    together = evaluate(make_context(), range(8), loss=loss).values
+    halves = [evaluate(make_context(), half, loss=loss).values for half in (range(4), range(4, 8))]
     np.testing.assert_allclose(np.concatenate(halves), together, rtol=1e-12)

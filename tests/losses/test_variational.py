@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ddpm_jax.codec import pixels
 from ddpm_jax.diffusion import (
   PARAMETERIZATIONS,
   Denoised,
@@ -24,7 +25,7 @@ from ddpm_jax.diffusion import (
 from ddpm_jax.diffusion.learned import ENDS, INSIDE
 from ddpm_jax.diffusion.schedules import CONTINUOUS, bind, parameters
 from ddpm_jax.keys import Keys, example_keys, step_key
-from ddpm_jax.losses import LOSSES, WEIGHTS, Problem, make_factors
+from ddpm_jax.losses import LOSSES, WEIGHTS, LossContext, make_factors
 
 pytestmark = pytest.mark.usefixtures('x64')
 
@@ -54,16 +55,16 @@ def network(params, x, noise_label, cond, index=None, keys=None):
   return jnp.full_like(x, C) - params
 
 
-def make_problem(schedule, batch_size=512):
+def make_context(schedule, batch_size=512):
   x0 = PARAMETERIZATIONS['x0'](noise_label='log_snr')
   factors = make_factors('variational')
-  return Problem(network, schedule, x0, factors, batch_size, num_levels=LEVELS)
+  return LossContext(network, schedule, x0, factors, batch_size, codec=pixels(SHAPE, LEVELS))
 
 
 def evaluate(schedule, count=512, error=ERROR, **options):
   index = jnp.arange(count)
   key = step_key(0, 0)
-  batch = {'image': jnp.full((count, *SHAPE), C), 'index': index}
+  batch = {'x': jnp.full((count, *SHAPE), C), 'cond': {}, 'index': index}
   params = {'network': jnp.asarray(error), 'schedule': {}, 'loss': {}}
   keys = Keys(key, example_keys(key, index))
   return compiled(schedule, params, batch, keys, **options)
@@ -71,8 +72,8 @@ def evaluate(schedule, count=512, error=ERROR, **options):
 
 @functools.partial(jax.jit, static_argnames='variance')
 def compiled(schedule, params, batch, keys, **options):
-  problem = make_problem(schedule, batch['index'].size)
-  return LOSSES['variational'](problem, params, (), batch, keys, **options)
+  context = make_context(schedule, batch['index'].size)
+  return LOSSES['variational'](context, params, (), batch, keys, **options)
 
 
 def snr(schedule, t):
@@ -205,11 +206,11 @@ def test_in_continuous_time_that_weight_integrates_to_the_range_of_snr(name):
 def test_an_examples_value_is_its_own():
   schedule = path('learned')
   index, key = jnp.array([5, 2, 7]), step_key(0, 0)
-  batch = {'image': jnp.full((3, *SHAPE), C), 'index': index}
+  batch = {'x': jnp.full((3, *SHAPE), C), 'cond': {}, 'index': index}
   params = {'network': jnp.asarray(ERROR)}
   keys = Keys(key, example_keys(key, index))
-  problem = make_problem(schedule, 8)
-  loss = jax.jit(lambda batch, keys: LOSSES['variational'](problem, params, (), batch, keys).values)
+  context = make_context(schedule, 8)
+  loss = jax.jit(lambda batch, keys: LOSSES['variational'](context, params, (), batch, keys).values)
   alone = loss(batch, keys)
   np.testing.assert_allclose(alone, evaluate(schedule, 8).values[index], rtol=1e-12)
 
@@ -221,15 +222,15 @@ def test_the_learned_fraction_trains_and_finds_its_optimum():
     exact = jnp.full_like(x, C)
     return jnp.concatenate([exact, jnp.full_like(x, params)], axis=-1)
 
-  problem = dataclasses.replace(make_problem(chain(), 64), network=doubled)
+  context = dataclasses.replace(make_context(chain(), 64), network=doubled)
   index, key = jnp.arange(64), step_key(0, 0)
-  batch = {'image': jnp.full((64, *SHAPE), C), 'index': index}
+  batch = {'x': jnp.full((64, *SHAPE), C), 'cond': {}, 'index': index}
   keys = Keys(key, example_keys(key, index))
 
   @jax.jit
   def mean(head):
     params = {'network': head}
-    output = LOSSES['variational'](problem, params, (), batch, keys, variance='fraction')
+    output = LOSSES['variational'](context, params, (), batch, keys, variance='fraction')
     return jnp.mean(output.metrics['steps'])
 
   assert float(mean(-40.0)) == pytest.approx(0.0, abs=1e-12)

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from ddpm_jax.diffusion import PARAMETERIZATIONS, schedules
-from ddpm_jax.losses import WEIGHTS, Problem, make_factors
+from ddpm_jax.losses import WEIGHTS, LossContext, make_factors
 from ddpm_jax.losses.product import output_weight
 
 VP = schedules.cosine_log_snr()
@@ -43,11 +43,11 @@ DENSITIES = ('variational', 'sigmoid', 'laplace', 'cosh', 'logit_normal')
 
 def at(weight, schedule, log_snrs, target):
   """The weight of the target's squared error."""
-  problem = Problem(
+  context = LossContext(
     None, schedule, PARAMETERIZATIONS[target](), make_factors('simple', weight=weight), 1
   )
   times = jax.vmap(schedule.time)(jnp.asarray(log_snrs))
-  return np.asarray(jax.vmap(lambda t: output_weight(problem, t))(times))
+  return np.asarray(jax.vmap(lambda t: output_weight(context, t))(times))
 
 
 def test_every_weight_is_held_against_its_paper():
@@ -121,10 +121,10 @@ def test_a_weight_and_its_slope_are_finite_at_every_level(name):
 def test_at_zero_snr_the_weight_in_the_output_is_finite(name, path):
   for target in ('v', 'x0', 'flow', 'edm'):
     factors = make_factors('simple', weight=WEIGHTS[name])
-    problem = Problem(None, path, PARAMETERIZATIONS[target](), factors, 1)
-    value = output_weight(problem, jnp.asarray(path.t_max))
+    context = LossContext(None, path, PARAMETERIZATIONS[target](), factors, 1)
+    value = output_weight(context, jnp.asarray(path.t_max))
     assert np.isfinite(value) and value >= 0
   if name == 'inverse_snr':  # the squared error of x0, also there
     factors = make_factors('simple', weight=WEIGHTS[name])
-    problem = Problem(None, path, PARAMETERIZATIONS['x0'](), factors, 1)
-    np.testing.assert_allclose(output_weight(problem, jnp.asarray(path.t_max)), 1, rtol=1e-5)
+    context = LossContext(None, path, PARAMETERIZATIONS['x0'](), factors, 1)
+    np.testing.assert_allclose(output_weight(context, jnp.asarray(path.t_max)), 1, rtol=1e-5)

@@ -3,20 +3,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ddpm_jax.condition import Field, labels
 from ddpm_jax.errors import InputError
 from ddpm_jax.models import (
   MODELS,
   UNet,
   checked_cond,
+  init_coder,
   init_network,
   make_coder,
   make_network,
+  never_null,
   null_cond,
   num_params,
 )
 from tests.models.test_layers import keys, noise_like, quick_jit
 
-MODULE = UNet(channels=8, multipliers=(1, 2), num_res_blocks=1, num_classes=3, out_channels=1)
+MODULE = UNet(channels=8, multipliers=(1, 2), num_res_blocks=1, spec=labels(3), out_channels=1)
 
 
 @pytest.fixture(scope='module')
@@ -40,7 +43,7 @@ def test_a_vmapped_network_is_the_batched_one(params):
 
 
 def test_a_conditional_network_asks_for_its_labels(params):
-  with pytest.raises(InputError, match=r"cond: 'label' is missing.* 3 classes.*null_cond"):
+  with pytest.raises(InputError, match=r"cond: 'label' is missing.* int32 \(B\)}.*null_cond"):
     make_network(MODULE)(params, jnp.zeros((1, 4, 4, 1)), jnp.zeros(1), {})
 
 
@@ -50,8 +53,8 @@ LABELS = {
   'one': (4, 'label 4 is no class'),
   'below': (np.array([-1, 0]), 'label -1 is no class'),
   'far': (np.array([2**34]), 'label 17179869184 is no class'),
-  'fractions': (np.array([0.2, 0.7]), r'label must be integers \(B,\), .* not float.* \(2,\)'),
-  'vectors': (jnp.eye(2, dtype=int), r'label must be integers .*, not int32 \(2, 2\)'),
+  'fractions': (np.array([0.2, 0.7]), r'label must be label, int32 \(B\), not float'),
+  'vectors': (jnp.eye(2, dtype=int), r'label must be label, int32 \(B\), not int32 \(2, 2\)'),
 }
 
 
@@ -75,7 +78,7 @@ def test_traced_labels_are_clamped_and_never_wrap(params):
 
 @pytest.mark.parametrize('name', MODELS)
 def test_every_model_refuses_labels_that_are_no_classes(name):
-  module = MODELS[name](out_channels=1, num_classes=3)
+  module = MODELS[name](out_channels=1, spec=labels(3))
   x, cond = jnp.zeros((2, 8, 8, 1)), {'label': jnp.array([0, 4])}
   network = make_coder(module).encode if name == 'autoencoder' else make_network(module)
   others = (cond,) if name == 'autoencoder' else (jnp.zeros(2), cond)
@@ -117,12 +120,42 @@ def test_num_params_counts_every_number():
 
 @pytest.mark.parametrize('name', MODELS)
 def test_every_model_takes_the_data_sets_channels_and_classes(name):
-  module = MODELS[name](out_channels=1, num_classes=5)
-  params = jax.eval_shape(lambda: init_network(module, jax.random.key(0), (32, 32, 1)))
-  output = jax.eval_shape(
-    lambda p: make_network(module)(
-      p, jnp.zeros((2, 32, 32, 1)), jnp.zeros(2), null_cond(module, 2), keys=keys(2)
-    ),
-    params,
-  )
-  assert output.shape == (2, 32, 32, 1)
+  module = MODELS[name](out_channels=1, spec=labels(5))
+  autoencoder = name == 'autoencoder'
+  init = init_coder if autoencoder else init_network
+  params = jax.eval_shape(lambda: init(module, jax.random.key(0), (32, 32, 1)))
+  x, cond = jnp.zeros((2, 32, 32, 1)), null_cond(module, 2)
+
+  def run(params):
+    if autoencoder:
+      return module.apply({'params': params}, x, cond)
+    return make_network(module)(params, x, jnp.zeros(2), cond, keys=keys(2))
+
+  assert jax.eval_shape(run, params).shape == (2, 32, 32, 1)
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_every_model_refuses_what_it_does_not_read(name):
+  module = MODELS[name](out_channels=1, spec={'vector': Field((3,))})
+  init = init_coder if name == 'autoencoder' else init_network
+  with pytest.raises(ValueError, match='reads a class.*the data set has vector: set config'):
+    init(module, jax.random.key(0), (8, 8, 1))
+
+
+class Own:
+  """Stands for a module that knows its null."""
+
+  spec = labels(3)
+
+  def null_cond(self, batch_size):
+    return {'label': jnp.full(batch_size, 7)}
+
+
+def test_a_module_may_have_a_null_of_its_own():
+  np.testing.assert_array_equal(null_cond(Own(), 2)['label'], [7, 7])
+
+
+def test_a_null_that_is_never_trained_is_known():
+  assert never_null(UNet(label_dropout=0.0)) == 'label_dropout'
+  assert never_null(UNet(label_dropout=0.1)) is None
+  assert never_null(Own()) is None

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ddpm_jax.condition import labels
 from ddpm_jax.models import UNet, init_network, make_network, null_cond, num_params
 from tests.models.test_layers import keys, noise_like, quick_jit
 
@@ -11,7 +12,7 @@ SMALL = {
   'multipliers': (1, 2),
   'num_res_blocks': 1,
   'attention_resolutions': (8,),
-  'num_classes': 10,
+  'spec': labels(10),
   'out_channels': 1,
 }
 BATCH = 4
@@ -78,7 +79,7 @@ def test_cifar10_network_has_the_parameters_of_the_original():
 
 
 def test_class_conditioning_adds_a_row_for_each_class_and_one_for_none():
-  added = num_params(shapes(UNet(num_classes=10), (32, 32, 3))) - 35_746_307
+  added = num_params(shapes(UNet(spec=labels(10)), (32, 32, 3))) - 35_746_307
   assert added == 11 * 512
 
 

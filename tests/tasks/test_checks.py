@@ -2,8 +2,9 @@ import re
 
 import numpy as np
 import pytest
-from ddpm_jax.training.checks import rate_jump
 from tiny import tiny
+
+from ddpm_jax.tasks.checks import rate_jump
 
 
 def of(lr_schedule, num_steps):

@@ -1,12 +1,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ddpm_jax.training.experiment import build, new_state
-from ddpm_jax.training.heldout import eps_errors, levels, make_heldout
 from tiny import tiny
 
 from ddpm_jax.diffusion import SCHEDULES, Denoised
 from ddpm_jax.keys import example_keys
+from ddpm_jax.tasks.experiment import build
+from ddpm_jax.tasks.heldout import eps_errors, levels
+from ddpm_jax.tasks.table import make_task
+from ddpm_jax.training.task import load_frozen
 
 SCHEDULE = SCHEDULES['linear'](1000)
 
@@ -44,8 +46,9 @@ def test_a_denoiser_that_knows_the_data_has_no_error():
 
 def test_a_network_of_zeros_predicts_no_noise_and_errs_by_its_variance():
   experiment = build(tiny(**{'evaluation.batch_size': 256}))
-  params = jax.tree.map(jnp.zeros_like, new_state(experiment).params)
-  scalars = make_heldout(experiment)(params)
+  task = make_task(experiment)
+  params = jax.tree.map(jnp.zeros_like, task.init(None)[0])
+  scalars = task.heldout(params, load_frozen(task))
   mean = scalars.pop('heldout/eps_mse')
   values = np.array(list(scalars.values()))
   # eps_hat = 0: the error is the mean of 256 * 64 squares of standard normals.

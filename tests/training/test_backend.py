@@ -8,7 +8,8 @@ PROGRAM = """
 import jax
 from jax._src import xla_bridge
 from ddpm_jax.config import base_config
-from ddpm_jax.training import backend, train
+from ddpm_jax.tasks.train import train
+from ddpm_jax.training import backend
 base_config()
 assert not xla_bridge.backends_are_initialized()
 backend.prepare(deterministic=True)

@@ -13,12 +13,11 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import tiny
+from tiny import shapes_of, tiny
 
 from ddpm_jax.errors import InputError
-from ddpm_jax.training import train
+from ddpm_jax.tasks.train import train
 from ddpm_jax.training.checkpoint import Checkpoints
-from ddpm_jax.training.experiment import build, new_state
 from ddpm_jax.training.loop import is_record, steps_at_once
 from ddpm_jax.training.metrics import read
 from ddpm_jax.training.report import due
@@ -42,9 +41,7 @@ def program(workdir, *death, **settings):
 def final(workdir):
   with Checkpoints(workdir / 'checkpoints') as checkpoints:
     step = checkpoints.latest_step()
-    experiment = build(tiny())
-    like = jax.eval_shape(lambda: new_state(experiment))
-    return step, *checkpoints.restore(step, like)
+    return step, *checkpoints.restore(step, shapes_of(tiny()))
 
 
 def contents(folder):

@@ -13,9 +13,10 @@ from tiny import tiny
 
 from ddpm_jax.config.settings import Parallel
 from ddpm_jax.errors import InputError
-from ddpm_jax.training import build, train
+from ddpm_jax.tasks.checks import remarks
+from ddpm_jax.tasks.experiment import build
+from ddpm_jax.tasks.train import train
 from ddpm_jax.training.checkpoint import Checkpoints
-from ddpm_jax.training.checks import remarks
 from ddpm_jax.training.parallel import hsdp, in_slices, make_parallel
 from ddpm_jax.training.state import init_state
 
@@ -83,7 +84,7 @@ def trained(name, count):
   step, state, parallel = make(name, count, optimizer=optax.sgd(0.1))
   losses = []
   for n in range(3):
-    state, metrics = step(state, parallel.place_batch(batch(n)))
+    state, metrics = step(state, {}, parallel.place_batch(batch(n)))
     losses.append(float(metrics['loss']))
   return jax.device_get(state), losses
 
@@ -157,7 +158,7 @@ def test_only_the_sum_of_each_devices_piece_of_the_gradient_goes_between_slices(
   optimizer = optax.adam(1e-2)
   state = parallel.place_state(init_state(new_params(), optimizer, (), tuple(DECAYS)))
   step = parallel.compile(make_bare('these', count, optimizer=optimizer))
-  text = step.lower(state, parallel.place_batch(batch())).compile().as_text()
+  text = step.lower(state, {}, parallel.place_batch(batch())).compile().as_text()
   found = [*collectives(text, count)]
   crossing = [
     (name, size) for name, size, rows in found if np.ptp(rows // (count // 2), axis=1).any()

@@ -3,14 +3,10 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import tiny
 
-from ddpm_jax import data
-from ddpm_jax.training.experiment import build, new_state
 from ddpm_jax.training.pictures import (
   grid,
   loss_curve,
-  make_preview,
   write_gif,
   write_png,
 )
@@ -50,33 +46,6 @@ def test_channels_that_are_no_color_are_drawn_in_gray_side_by_side(tmp_path, cha
   framed = grid(images, columns=2)
   assert framed.shape == (67, 2 * (66 * channels + 1), 1)
   np.testing.assert_array_equal(framed[:66, 66:132, 0], images[0, ..., 1])
-
-
-def test_a_run_on_other_channels_is_previewed_by_the_classes_it_has():
-  image = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 5), np.uint8)
-  split = data.Arrays(image, np.resize([0, 2], 30))
-  experiment = build(tiny(), data.Dataset('mine', split, split, (8, 8, 5), 256, num_classes=3))
-  params = new_state(experiment).params
-  kernel, preview = params['network']['Dense_0']['kernel'], make_preview(experiment)
-  before = preview(params)
-  assert before.shape == (4 * 72, 10 * (8 * (5 * 8 + 1)), 1) and len(np.unique(before)) > 10
-
-  def with_row(label):
-    """The preview where the first layer's row of a class, after the pixels', is another."""
-    params['network']['Dense_0']['kernel'] = kernel.at[8 * 8 * 5 + label].add(5.0)
-    return preview(params)
-
-  np.testing.assert_array_equal(with_row(1), before)
-  assert (with_row(2) != before).mean() > 0.1
-
-
-def test_a_preview_is_a_grid_of_samples_and_the_same_each_time():
-  experiment = build(tiny())
-  preview = make_preview(experiment)
-  params = new_state(experiment).params
-  one = preview(params)
-  assert one.shape == (4 * 72, 10 * 72, 1) and len(np.unique(one)) > 10
-  np.testing.assert_array_equal(one, preview(params))
 
 
 def test_a_gif_has_its_frames_and_rests_at_the_last(tmp_path):

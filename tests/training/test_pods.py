@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from etils import epath
 from pod import HERE, Pod
-from tiny import tiny
+from tiny import shapes_of, tiny
 
 from ddpm_jax.stores import path_of
-from ddpm_jax.training import checksums, load_run
+from ddpm_jax.tasks.run import load_run
+from ddpm_jax.training import checksums
 from ddpm_jax.training.checkpoint import Checkpoints
-from ddpm_jax.training.experiment import build, new_state
 from ddpm_jax.training.metrics import read
 
 TINY = (f'--config={HERE / "tiny_config.py"}', '--config.logging.every_steps=1')
@@ -34,10 +34,9 @@ def losses(workdir):
 
 
 def final(workdir):
-  experiment = build(tiny())
   with Checkpoints(workdir / 'checkpoints') as checkpoints:
     step = checkpoints.latest_step()
-    state, record = checkpoints.restore(step, jax.eval_shape(lambda: new_state(experiment)))
+    state, record = checkpoints.restore(step, shapes_of(tiny()))
   return step, jax.tree.map(np.asarray, state), record
 
 

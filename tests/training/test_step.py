@@ -8,14 +8,17 @@ import numpy as np
 import optax
 import pytest
 
+from ddpm_jax import data
+from ddpm_jax.codec import pixels
 from ddpm_jax.diffusion import PARAMETERIZATIONS, SCHEDULES
 from ddpm_jax.errors import InputError
 from ddpm_jax.keys import for_purpose, step_key
-from ddpm_jax.losses import LOSSES, TIME_LAWS, LossOutput, Problem, make_factors
+from ddpm_jax.losses import LOSSES, TIME_LAWS, LossContext, LossOutput, make_factors
 from ddpm_jax.losses.time_laws import memory
 from ddpm_jax.training.parallel import PARALLEL, check_batch_size, hsdp
 from ddpm_jax.training.state import init_state
 from ddpm_jax.training.step import make_train_step, several
+from ddpm_jax.training.task import Task
 
 SHAPE, BATCH, LEVELS = (4, 4, 1), 16, 17
 DECAYS = {'0.9': 0.9}
@@ -49,13 +52,13 @@ def new_params():
 def batch(step=0):
   rng = np.random.default_rng(step)
   return {
-    'image': rng.integers(0, LEVELS, (BATCH, *SHAPE)).astype(np.uint8),
-    'label': rng.integers(0, 10, BATCH).astype(np.int32),
+    'x': rng.integers(0, LEVELS, (BATCH, *SHAPE)).astype(np.uint8),
+    'cond': {'label': rng.integers(0, 10, BATCH).astype(np.int32)},
     'index': step * BATCH + np.arange(BATCH),
   }
 
 
-PROBLEM = Problem(
+CONTEXT = LossContext(
   network,
   SCHEDULES['cosine'](50),
   PARAMETERIZATIONS['eps'](),
@@ -64,19 +67,30 @@ PROBLEM = Problem(
 )
 
 
+def task_of(loss, optimizer, context=CONTEXT, flip=True):
+  """Training by a loss on pixels, mirrored or not."""
+  codec = pixels(SHAPE, LEVELS)
+
+  def of_batch(params, state, frozen, batch, keys, gather):
+    x = batch['x']
+    if flip:
+      x = data.random_flip(x, for_purpose(keys.examples, 'flip'))
+    bound = dataclasses.replace(context, gather=gather, frozen=frozen)
+    return loss(bound, params, state, {**batch, 'x': codec.encode({}, x)}, keys)
+
+  return Task(lambda given: (new_params(), ()), of_batch, optimizer)
+
+
 def make_bare(mode, num_devices, loss=LOSSES['simple'], optimizer=None, flip=True, **options):
   """The step, not compiled."""
   parallel = WAYS[mode](jax.devices()[:num_devices])
   return make_train_step(
-    dataclasses.replace(PROBLEM, gather=parallel.gather),
-    loss,
-    optimizer or optax.adam(1e-2),
+    task_of(loss, optimizer or optax.adam(1e-2), flip=flip),
     decays=DECAYS,
     ema_warmup=False,
     seed=3,
-    num_levels=LEVELS,
-    flip=flip,
     mean=parallel.mean,
+    gather=parallel.gather,
     **options,
   )
 
@@ -93,7 +107,7 @@ def run(mode, num_devices, num_steps):
   step, state, parallel = make(mode, num_devices)
   losses = []
   for n in range(num_steps):
-    state, metrics = step(state, parallel.place_batch(batch(n)))
+    state, metrics = step(state, {}, parallel.place_batch(batch(n)))
     losses.append(float(metrics['loss']))
   return np.array(losses), state
 
@@ -112,17 +126,17 @@ def test_the_number_of_devices_changes_nothing_but_rounding(mode):
 def test_gradients_are_those_of_the_mean_over_all_examples(mode, num_devices):
   """Against plain gradient descent on the linear loss <w, x_i>, whose gradient is mean x_i."""
 
-  def linear(problem, params, state, batch, keys):
-    del problem, keys
-    rows = batch['image'].reshape(batch['image'].shape[0], -1)
+  def linear(context, params, state, batch, keys):
+    del context, keys
+    rows = batch['x'].reshape(batch['x'].shape[0], -1)
     return LossOutput(rows @ params['w'], {'first': rows[:, 0]}, state)
 
   optimizer = optax.sgd(1.0)
   step, _, parallel = make(mode, num_devices, linear, optimizer, flip=False)
   params = {'w': jnp.zeros(16), 'schedule': {}}
   state = parallel.place_state(init_state(params, optimizer, averages=tuple(DECAYS)))
-  state, metrics = step(state, parallel.place_batch(batch()))
-  rows = 2 * batch()['image'].reshape(BATCH, -1) / (LEVELS - 1) - 1
+  state, metrics = step(state, {}, parallel.place_batch(batch()))
+  rows = 2 * batch()['x'].reshape(BATCH, -1) / (LEVELS - 1) - 1
   np.testing.assert_allclose(state.params['w'], -rows.mean(0), atol=1e-6)
   np.testing.assert_allclose(state.ema['0.9']['w'], -0.1 * rows.mean(0), atol=1e-6)
   assert float(metrics['grad_norm']) == pytest.approx(np.linalg.norm(rows.mean(0)), rel=1e-5)
@@ -138,49 +152,46 @@ def test_the_state_is_donated_and_nothing_is_compiled_or_moved_twice(mode, caplo
     for n in range(3):
       compiled = sum('XLA compilation of' in line for line in caplog.messages)
       old = state
-      state, _ = step(old, parallel.place_batch(batch(n)))
+      state, _ = step(old, {}, parallel.place_batch(batch(n)))
       assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old))
   assert compiled == sum('XLA compilation of' in line for line in caplog.messages) > 0
 
 
 @pytest.mark.parametrize('mode', WAYS)
 def test_a_loss_may_gather_what_all_devices_hold(mode):
-  def ranks(problem, params, state, batch, keys):
+  def ranks(context, params, state, batch, keys):
     del state, keys
     values = batch['index'] + 0 * jnp.sum(params['network']['out'])
-    return LossOutput(values, {}, problem.gather(values))
+    return LossOutput(values, {}, context.gather(values))
 
   optimizer = optax.sgd(0.1)
   step, _, parallel = make(mode, 4, ranks, optimizer)
   state = init_state(new_params(), optimizer, jnp.zeros(BATCH), tuple(DECAYS))
-  state, _ = step(parallel.place_state(state), parallel.place_batch(batch(2)))
+  state, _ = step(parallel.place_state(state), {}, parallel.place_batch(batch(2)))
   np.testing.assert_array_equal(state.loss_state, batch(2)['index'])
 
 
 def test_what_importance_remembers_is_the_same_on_any_number_of_devices():
   law = functools.partial(TIME_LAWS['importance'], history=2)
-  problem = dataclasses.replace(
-    PROBLEM, schedule=SCHEDULES['cosine'](4), factors=make_factors('simple', time_law=law)
+  context = dataclasses.replace(
+    CONTEXT, schedule=SCHEDULES['cosine'](4), factors=make_factors('simple', time_law=law)
   )
   optimizer, found = optax.sgd(0.1), []
   for devices in (1, 2):
     parallel = PARALLEL['pmap'](jax.devices()[:devices])
     step = make_train_step(
-      dataclasses.replace(problem, gather=parallel.gather),
-      LOSSES['simple'],
-      optimizer,
+      task_of(LOSSES['simple'], optimizer, context, flip=False),
       decays={},
       ema_warmup=False,
       seed=3,
-      num_levels=LEVELS,
-      flip=False,
       mean=parallel.mean,
+      gather=parallel.gather,
     )
-    history = memory(law).init(problem.schedule)
+    history = memory(law).init(context.schedule)
     state = parallel.place_state(init_state(new_params(), optimizer, history))
     compiled = parallel.compile(step)
     for n in range(4):
-      state, _ = compiled(state, parallel.place_batch(batch(n)))
+      state, _ = compiled(state, {}, parallel.place_batch(batch(n)))
     found.append(jax.device_get(state.loss_state))
   one, two = found
   assert one['count'].sum() == 4 * BATCH and (one['count'] >= 2).all()
@@ -195,7 +206,7 @@ def test_microbatches_change_nothing_but_rounding(mode, num_devices):
   for microbatches in (1, 4):
     step, state, parallel = make(mode, num_devices, microbatches=microbatches)
     for n in range(5):
-      state, metrics = step(state, parallel.place_batch(batch(n)))
+      state, metrics = step(state, {}, parallel.place_batch(batch(n)))
     found.append((jax.device_get(state.params), float(metrics['loss'])))
   (params, loss), (others, other) = found
   assert other == pytest.approx(loss, rel=1e-5)
@@ -210,11 +221,11 @@ def test_several_steps_at_one_call_are_those_steps(mode):
   by_one = []
   step, other, _ = make(mode, 2)
   for n in range(3):
-    other, metrics = step(other, parallel.place_batch(batch(n)))
+    other, metrics = step(other, {}, parallel.place_batch(batch(n)))
     by_one.append(float(metrics['loss']))
   stacked = jax.tree.map(lambda *rows: np.stack(rows), *map(batch, range(3)))
   at_once = parallel.compile(several(make_bare(mode, 2)))
-  state, metrics = at_once(state, parallel.place_batch(stacked, axis=1))
+  state, metrics = at_once(state, {}, parallel.place_batch(stacked, axis=1))
   np.testing.assert_allclose(metrics['loss'], by_one, rtol=1e-6)
   assert int(state.step) == 3
   for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(other), strict=True):
@@ -226,15 +237,15 @@ def test_several_steps_at_one_call_are_those_steps(mode):
 def test_a_step_that_is_not_finite_changes_nothing_but_its_number(mode, bad):
   """One example of one device at fault, at the second of three steps."""
 
-  def fails(problem, params, state, batch, keys):
-    output = LOSSES['simple'](problem, params, (), batch, keys)
+  def fails(context, params, state, batch, keys):
+    output = LOSSES['simple'](context, params, (), batch, keys)
     values = jnp.where(batch['index'] == BATCH + 3, bad, output.values)
     return LossOutput(values, {}, state + 1)
 
   step, state, parallel = make(mode, 2, fails, loss_state=jnp.zeros(()))
   states, skipped = [jax.device_get(state)], []
   for n in range(3):
-    state, metrics = step(state, parallel.place_batch(batch(n)))
+    state, metrics = step(state, {}, parallel.place_batch(batch(n)))
     states.append(jax.device_get(state))
     skipped.append(float(metrics['skipped']))
   assert skipped == [0, 1, 0]
@@ -252,8 +263,8 @@ def test_a_step_that_is_not_finite_changes_nothing_but_its_number(mode, bad):
 def test_keys_follow_from_seed_step_and_index_alone():
   """The loss sees exactly the keys of law: fold_in(fold_in(key(seed), step), index)."""
 
-  def spy(problem, params, state, batch, keys):
-    del problem, state
+  def spy(context, params, state, batch, keys):
+    del context, state
     told = jax.random.key_data(keys.examples)
     values = jnp.zeros(BATCH) + 0 * jnp.sum(params['network']['out'])
     return LossOutput(values, {}, (told, jax.random.key_data(keys.step)))
@@ -261,7 +272,7 @@ def test_keys_follow_from_seed_step_and_index_alone():
   optimizer = optax.sgd(0.1)
   nothing = jnp.zeros((BATCH, 2), jnp.uint32), jnp.zeros(2, jnp.uint32)
   step, state, parallel = make('pmap', 1, spy, optimizer, loss_state=nothing)
-  first, _ = step(state, parallel.place_batch(batch(5)))
+  first, _ = step(state, {}, parallel.place_batch(batch(5)))
   examples, key = first.loss_state
   for n, index in enumerate(batch(5)['index']):
     by_hand = jax.random.fold_in(jax.random.fold_in(jax.random.key(3), 0), index)
@@ -270,15 +281,15 @@ def test_keys_follow_from_seed_step_and_index_alone():
 
 
 def test_the_loss_is_given_scaled_and_flipped_images():
-  def look(problem, params, state, batch, keys):
-    del problem, state, keys
+  def look(context, params, state, batch, keys):
+    del context, state, keys
     values = jnp.zeros(BATCH) + 0 * jnp.sum(params['network']['out'])
-    return LossOutput(values, {}, batch['image'])
+    return LossOutput(values, {}, batch['x'])
 
   optimizer = optax.sgd(0.1)
   step, state, parallel = make('pmap', 1, look, optimizer, loss_state=jnp.zeros((BATCH, *SHAPE)))
-  seen = np.asarray(step(state, parallel.place_batch(batch()))[0].loss_state)
-  straight = 2 * batch()['image'] / (LEVELS - 1) - 1
+  seen = np.asarray(step(state, {}, parallel.place_batch(batch()))[0].loss_state)
+  straight = 2 * batch()['x'] / (LEVELS - 1) - 1
   same = [np.allclose(a, b, atol=1e-6) for a, b in zip(seen, straight, strict=True)]
   mirrored = [np.allclose(a, b[:, ::-1], atol=1e-6) for a, b in zip(seen, straight, strict=True)]
   assert all(np.logical_xor(same, mirrored)) and 2 <= sum(mirrored) <= 14
