@@ -95,7 +95,7 @@ def measure(config: Config, workdir: epath.Path) -> Figures:
   experiment = build(config)
   job = make_job(experiment)
   step, params = load_params(job.task, config, workdir)
-  run = Run(experiment, job.task, used(job.task).bind(params), step, params, job.frozen)
+  run = Run(experiment, job.task, used(job.task, params), step, params, job.frozen)
   trained = Trained(job, run, workdir)
   return merge(*(part(trained) for part in MEASURES))
 

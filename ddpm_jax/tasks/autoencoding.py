@@ -21,7 +21,7 @@ from ddpm_jax.tasks import evidence
 from ddpm_jax.tasks.denoising import OTHERS as LOSSES
 from ddpm_jax.tasks.experiment import Experiment
 from ddpm_jax.tasks.heldout import evenly_spaced
-from ddpm_jax.tasks.parts import Preview, begin, codec_of, encoded, later, make_preview
+from ddpm_jax.tasks.parts import begin, encoded, later, make_preview
 from ddpm_jax.training.task import Batch, Frozen, Task, Use
 
 
@@ -39,16 +39,15 @@ def autoencoding(experiment: Experiment, teacher: Frozen | None = None) -> Task:
   """
   del teacher
   check(experiment)
-  context = make_context(experiment)
+  context, use = make_context(experiment), make_use(experiment)
   return Task(
     init=functools.partial(begin, experiment, context, models.init_coder),
     loss=functools.partial(loss, experiment, context),
     optimizer=experiment.optimizer,
     learning_rate=experiment.learning_rate,
-    frozen=codec_of(experiment),
     heldout=later(lambda: make_heldout(experiment, context)),
-    preview=later(lambda: preview_of(experiment)),
-    use=make_use(experiment),
+    preview=later(lambda: make_preview(experiment, use.generate)),
+    use=use,
   )
 
 
@@ -113,26 +112,12 @@ def make_use(experiment: Experiment) -> Use:
     mean, _ = coder.encode(params['network'], experiment.encode(frozen, x, keys), cond)
     return coder.decode(params['network'], mean, cond, shape)[0]
 
-  use = Use(
-    bind=lambda params: use,
+  return Use(
     generate=generate,
-    evaluations=lambda picture=None: 1,
     describe=lambda: 'the mean of p(x | z) at z from the prior',
     bits=functools.partial(evidence.measures, experiment),
     reconstruct=reconstruct,
   )
-  return use
-
-
-def preview_of(experiment: Experiment) -> Preview:
-  """Samples of the prior."""
-  use = make_use(experiment)
-
-  def generate(params: Any, frozen: Any, route: Any, cond: Cond, keys: Array) -> Array:
-    del route
-    return use.generate(params, frozen, cond, keys)
-
-  return make_preview(experiment, generate)
 
 
 def make_heldout(

@@ -23,7 +23,7 @@ from ddpm_jax.tasks import drawing, likelihoods
 from ddpm_jax.tasks.drawing import Route, recalls, route_of
 from ddpm_jax.tasks.experiment import Experiment
 from ddpm_jax.tasks.heldout import eps_errors, evenly_spaced, levels
-from ddpm_jax.tasks.parts import Preview, begin, codec_of, encoded, later, make_preview
+from ddpm_jax.tasks.parts import Preview, begin, encoded, later, make_preview
 from ddpm_jax.training.task import Batch, Frozen, Task, Use
 
 OTHERS = frozenset({'elbo'})  # the losses that train something else
@@ -43,7 +43,7 @@ def denoising(experiment: Experiment, teacher: Frozen | None = None) -> Task:
     InputError: something of that is missing or does not fit.
   """
   check(experiment)
-  context, frozen = make_context(experiment), codec_of(experiment)
+  context, frozen = make_context(experiment), {}
   if experiment.config.loss.name in OF_TEACHERS and teacher is not None:
     frozen['teacher'] = Frozen(teacher.source, lambda: teacher.load()['network'])
   return Task(
@@ -151,11 +151,13 @@ def make_use(experiment: Experiment) -> Use:
 def preview_of(experiment: Experiment) -> Preview:
   """Samples on the path as it is learned so far: other times at each preview, but one program."""
 
-  def generate(params: Any, frozen: Any, route: Route, cond: Cond, keys: Array) -> Array:
+  def generate(params: Any, frozen: Any, cond: Cond, keys: Array, route: Route) -> Array:
     del frozen
     return drawing.generate(experiment, params['network'], route, cond, keys)
 
-  return make_preview(experiment, generate, lambda params: route_of(bound(experiment, params)))
+  return make_preview(
+    experiment, generate, lambda params: {'route': route_of(bound(experiment, params))}
+  )
 
 
 def make_heldout(experiment: Experiment) -> Callable[[Any, Any], dict[str, float]]:

@@ -79,21 +79,21 @@ def encoded(experiment: Experiment, frozen: Any, batch: Batch, keys: Keys) -> Ba
 
 def make_preview(
   experiment: Experiment,
-  generate: Callable[[Any, Any, Any, Cond, Array], Array],
-  route: Callable[[Any], Any] = lambda params: (),
+  generate: Callable[..., Array],
+  options: Callable[[Any], dict[str, Any]] = lambda params: {},
 ) -> Preview:
   """Makes preview(params, frozen) -> PREVIEWS samples as pictures, uint8 (N, H, W, C).
 
   Args:
     experiment: whose seed makes the noise, the same each time.
-    generate: (params, frozen, route, cond, keys) -> samples, as `codec.decode` takes them.
-    route: params -> what samples are drawn on, found on the host.
+    generate: (params, frozen, cond, keys, **options) -> samples, as that of a `Use`.
+    options: params -> arrays by name, such as the times to draw at, found on the host.
   """
   keys = example_keys(jax.random.key(experiment.config.seed), jnp.arange(PREVIEWS))
   cond = experiment.dataset.some_cond(PREVIEWS)
 
   @jax.jit
-  def pictures(params: Any, frozen: Any, route: Any, cond: Cond, keys: Array) -> Array:
-    return experiment.decode(frozen, generate(params, frozen, route, cond, keys))
+  def pictures(params: Any, frozen: Any, cond: Cond, keys: Array, options: Any) -> Array:
+    return experiment.decode(frozen, generate(params, frozen, cond, keys, **options))
 
-  return lambda params, frozen: np.asarray(pictures(params, frozen, route(params), cond, keys))
+  return lambda params, frozen: np.asarray(pictures(params, frozen, cond, keys, options(params)))

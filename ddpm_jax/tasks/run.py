@@ -39,7 +39,7 @@ from ddpm_jax.training import hosts
 from ddpm_jax.training.checkpoint import Checkpoints, folder_of, whole_steps
 from ddpm_jax.training.copies import CONFIG
 from ddpm_jax.training.ema import decays
-from ddpm_jax.training.task import Frozen, Task, Use, load_frozen
+from ddpm_jax.training.task import Frozen, Task, Use, frozen_record, load_frozen
 
 Path = str | os.PathLike[str]
 
@@ -97,7 +97,7 @@ class Run:
     experiment = build(config, self.experiment.dataset)
     check_guidance(experiment)
     task = make_task(experiment)
-    use = used(task).bind(self.trained)
+    use = used(task, self.trained)
     return dataclasses.replace(self, experiment=experiment, task=task, use=use)
 
   def denoiser(self, cond: Cond | None = None) -> Denoiser:
@@ -111,11 +111,19 @@ class Run:
     return self.use.denoiser(self.trained, cond or {}, self.schedule)
 
 
-def used(task: Task) -> Use:
-  """How a task's parameters are used; raises InputError where it does not say."""
-  if task.use is None:
-    raise InputError('config.task.name: the task draws and measures nothing by what it trains')
-  return task.use
+def used(task: Task, params: Any = None) -> Use:
+  """How a task's parameters are used, bound to them where they are given.
+
+  Where the task does not say, its run can be loaded still, and every use raises InputError.
+  """
+  use = task.use or Use(generate=nothing_drawn)
+  return use if params is None or use.bind is None else use.bind(params)
+
+
+def nothing_drawn(*args: Any, **options: Any) -> Any:
+  """The samples of a task that has none."""
+  del args, options
+  raise InputError('config.task.name: the task draws nothing by what it trains')
 
 
 def load_run(
@@ -143,7 +151,19 @@ def load_run(
   experiment = build(config, without_examples(shape))
   task = make_task(experiment)
   step, trained = load_params(task, experiment.config, workdir, step, ema)
-  return Run(experiment, task, used(task).bind(trained), step, trained, load_frozen(task))
+  frozen = load_frozen(task)
+  refuse_changed(record['frozen'], frozen_record(task, frozen))
+  return Run(experiment, task, used(task, trained), step, trained, frozen)
+
+
+def refuse_changed(before: Mapping[str, Any], now: Mapping[str, Mapping[str, str]]) -> None:
+  """Raises InputError where something frozen has other arrays than the run was trained with."""
+  for name, part in now.items():
+    known = before.get(name)
+    if isinstance(known, Mapping) and known.get('xxh128') != part['xxh128']:
+      raise InputError(
+        f'{part["source"]}: the {name} that the run was trained with has changed since; restore it'
+      )
 
 
 def without_examples(shape: Mapping[str, Any]) -> data.Dataset:
@@ -181,7 +201,8 @@ def chosen_step(workdir: epath.Path, folder: epath.Path, step: int | None, confi
 
 
 def read_record(workdir: epath.Path) -> dict[str, Any]:
-  """What config.json says: its 'config' as JSON, the shape of the 'data', and its 'provenance'.
+  """What config.json says: its 'config' as JSON, the shape of the 'data', what is 'frozen', and its
+  'provenance'.
 
   Nothing that it names is looked up.
 
@@ -195,6 +216,7 @@ def read_record(workdir: epath.Path) -> dict[str, Any]:
     if record.get('format', FORMAT) > FORMAT:
       raise InputError('was written by a later version of ddpm_jax; read it with that')
     known = {'config': upgraded(dict(record['config'])), 'data': read_shape(record['data'])}
+    known |= {'frozen': dict(record.get('frozen', {}))}
     return known | {'provenance': dict(record.get('provenance', {}))}
   except FileNotFoundError:
     raise InputError(
@@ -269,7 +291,7 @@ def write_record(workdir: epath.Path, experiment: Experiment, frozen: Mapping[st
 
 
 def init_from(config: Config, plugins: Collection[str] = ()) -> dict[str, Any]:
-  """{'network', 'schedule'} averaged, of the run that `training.init_from` names.
+  """The parameters, averaged, of the run that `training.init_from` names, but for its loss's own.
 
   That run may name functions of the modules `plugins` and of those that this experiment names.
 
@@ -282,22 +304,27 @@ def init_from(config: Config, plugins: Collection[str] = ()) -> dict[str, Any]:
   except InputError as error:
     raise InputError(f'config.training.init_from: {error}') from error
   check_teacher(config, run.config)
-  return {key: run.trained[key] for key in ('network', 'schedule')}
+  return without_loss(run.trained)
 
 
 def given(first: Frozen, params: Any) -> Any:
-  """{'network', 'schedule'} of another run in the types of params, whose shapes they must have.
+  """The parameters of another run in the types of `params`, whose shapes they must have.
 
   Raises:
     InputError: they have others.
   """
-  found, here = first.load(), {key: params[key] for key in ('network', 'schedule')}
+  found, here = first.load(), without_loss(params)
   if shapes(found) != shapes(here):
     raise InputError(
       f'config.training.init_from: the network in {first.source} has parameters of other names or '
       'shapes'
     )
   return jax.tree.map(lambda leaf, want: leaf.astype(want.dtype), found, here)
+
+
+def without_loss(params: Mapping[str, Any]) -> dict[str, Any]:
+  """The branches of a task's parameters that another run may begin with: the loss's begin anew."""
+  return {name: branch for name, branch in params.items() if name != 'loss'}
 
 
 def check_teacher(config: Config, teacher: Config) -> None:

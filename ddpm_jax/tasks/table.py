@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ddpm_jax.config.settings import naming
+from ddpm_jax.errors import InputError
 from ddpm_jax.tasks.autoencoding import autoencoding
 from ddpm_jax.tasks.denoising import denoising
 from ddpm_jax.tasks.experiment import Experiment
+from ddpm_jax.tasks.parts import codec_of
 from ddpm_jax.training.task import Frozen, Task
 
 TASKS: dict[str, Callable[..., Task]] = {'denoising': denoising, 'autoencoding': autoencoding}
@@ -27,4 +29,8 @@ def make_task(experiment: Experiment, teacher: Frozen | None = None) -> Task:
     InputError: the experiment is one of another task.
   """
   with naming('config.task', otherwise='config.task.name'):
-    return experiment.config.task.build(TASKS, experiment=experiment, teacher=teacher)
+    task = experiment.config.task.build(TASKS, experiment=experiment, teacher=teacher)
+  if not isinstance(task, Task):
+    raise InputError(f"config.task.name: '{experiment.config.task.name}' does not return a Task")
+  # What encodes and decodes for a task reads the codec's parameters there.
+  return task._replace(frozen={**codec_of(experiment), **task.frozen})

@@ -12,6 +12,7 @@ import optax
 import xxhash
 from jax import Array
 
+from ddpm_jax.errors import InputError
 from ddpm_jax.keys import Keys
 from ddpm_jax.losses import LossOutput
 
@@ -34,14 +35,20 @@ class Frozen(NamedTuple):
   load: Callable[[], Pytree]
 
 
+def no_bits(*args: Any) -> Any:
+  """The ways of measuring bits/dim of a task that has none."""
+  del args
+  raise InputError('config.task.name: the task measures no bits/dim of what it trains')
+
+
 class Use(NamedTuple):
   """How trained parameters are used, by the commands that sample and evaluate.
 
   Attributes:
-    bind: of the host, params -> the use with what params have learned that a compiled program has
-      to know beforehand, such as a schedule's times.
     generate: (params, frozen, cond, keys, **options) -> samples (B, *codec.shape). Sample i depends
       on keys[i] and its condition alone. Options are those of the task.
+    bind: of the host, params -> the use with what params have learned that a compiled program has
+      to know beforehand, such as a schedule's times; None where that is nothing.
     evaluations: (picture=None) -> how often the network is evaluated for each sample; None where
       the samples themselves decide.
     describe: () -> how samples are drawn, in words.
@@ -53,11 +60,11 @@ class Use(NamedTuple):
       *codec.shape); None where there is no code.
   """
 
-  bind: Callable[[Params], Use]
   generate: Callable[..., Any]
-  evaluations: Callable[..., int | None]
-  describe: Callable[[], str]
-  bits: Callable[..., dict[str, Measure]]
+  bind: Callable[[Params], Use] | None = None
+  evaluations: Callable[..., int | None] = lambda picture=None: 1
+  describe: Callable[[], str] = lambda: "the task's own way"
+  bits: Callable[..., dict[str, Measure]] = no_bits
   denoiser: Callable[..., Any] | None = None
   reconstruct: Callable[..., Array] | None = None
 
