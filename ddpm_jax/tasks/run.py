@@ -39,7 +39,14 @@ from ddpm_jax.training import hosts
 from ddpm_jax.training.checkpoint import Checkpoints, folder_of, whole_steps
 from ddpm_jax.training.copies import CONFIG
 from ddpm_jax.training.ema import decays
-from ddpm_jax.training.task import Frozen, Task, Use, frozen_record, load_frozen
+from ddpm_jax.training.task import (
+  Frozen,
+  Task,
+  Use,
+  frozen_record,
+  load_frozen,
+  refuse_changed,
+)
 
 Path = str | os.PathLike[str]
 
@@ -154,16 +161,6 @@ def load_run(
   frozen = load_frozen(task)
   refuse_changed(record['frozen'], frozen_record(task, frozen))
   return Run(experiment, task, used(task, trained), step, trained, frozen)
-
-
-def refuse_changed(before: Mapping[str, Any], now: Mapping[str, Mapping[str, str]]) -> None:
-  """Raises InputError where something frozen has other arrays than the run was trained with."""
-  for name, part in now.items():
-    known = before.get(name)
-    if isinstance(known, Mapping) and known.get('xxh128') != part['xxh128']:
-      raise InputError(
-        f'{part["source"]}: the {name} that the run was trained with has changed since; restore it'
-      )
 
 
 def without_examples(shape: Mapping[str, Any]) -> data.Dataset:
