@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from etils import epath
@@ -307,6 +308,8 @@ def init_from(config: Config, plugins: Collection[str] = ()) -> dict[str, Any]:
 def given(first: Frozen, params: Any) -> Any:
   """The parameters of another run in the types of `params`, whose shapes they must have.
 
+  They are copies: a step donates its state, and what is frozen may be the same arrays.
+
   Raises:
     InputError: they have others.
   """
@@ -316,7 +319,7 @@ def given(first: Frozen, params: Any) -> Any:
       f'config.training.init_from: the network in {first.source} has parameters of other names or '
       'shapes'
     )
-  return jax.tree.map(lambda leaf, want: leaf.astype(want.dtype), found, here)
+  return jax.tree.map(lambda leaf, want: jnp.array(leaf, want.dtype, copy=True), found, here)
 
 
 def without_loss(params: Mapping[str, Any]) -> dict[str, Any]:
