@@ -49,11 +49,12 @@ class Codec(NamedTuple):
     """`num_levels`, for what is a probability of the data.
 
     Raises:
-      ValueError: the codec loses something, so that there is no such probability.
+      ValueError: the codec loses something, or has other bounds than -1 and 1.
     """
-    if self.num_levels is None:
+    if self.num_levels is None or self.bounds != (-1, 1):
       raise ValueError(
-        f'codec.name: {what} is a probability of the data, which this codec does not keep whole'
+        f'codec.name: {what} is a probability of the data, which this codec does not keep whole, '
+        'in levels from -1 to 1'
       )
     return self.num_levels
 

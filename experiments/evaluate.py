@@ -23,7 +23,7 @@ from ddpm_jax.config import from_json, to_json
 from ddpm_jax.data import Dataset
 from ddpm_jax.errors import InputError
 from ddpm_jax.evaluation import report
-from ddpm_jax.evaluation.available import Figures, Unavailable, collect, merge
+from ddpm_jax.evaluation.available import LEFT_OUT, Figures, Unavailable, collect, merge
 from ddpm_jax.evaluation.batching import evenly
 from ddpm_jax.evaluation.gallery import COLUMNS, by_class, pairs
 from ddpm_jax.evaluation.progress import progress
@@ -43,7 +43,7 @@ from ddpm_jax.tasks.experiment import make_dataset
 from ddpm_jax.tasks.run import Run, load_run
 from ddpm_jax.training import backend, hosts
 from ddpm_jax.training.pictures import grid, write_png
-from ddpm_jax.training.task import Measure
+from ddpm_jax.training.task import Measure, NoMeasure
 from experiments import cli
 
 WORKDIR = flags.DEFINE_string('workdir', None, "The run's folder.", required=True)
@@ -185,12 +185,18 @@ def bits_figures(dataset: Dataset, run: Run, workdir: epath.Path) -> Iterator[Fi
 
   Also draws the reconstructions of a task that has them.
   """
-  if run.use.reconstruct and len(dataset.test):
-    images = pairs(run, evenly(dataset, dataset.test, 5 * COLUMNS), COLUMNS)
+  rows = min(5, len(dataset.test) // COLUMNS)
+  if run.use.reconstruct and rows:
+    images = pairs(run, evenly(dataset, dataset.test, rows * COLUMNS), COLUMNS)
     if hosts.is_first():
       write_png(workdir / 'samples' / 'reconstructions.png', grid(images, COLUMNS))
   found: Figures = {}
-  for name, measure in run.use.bits(LIKELIHOOD.value, VARIANCE.value, EXACT.value).items():
+  try:
+    measures = run.use.bits(LIKELIHOOD.value, VARIANCE.value, EXACT.value)
+  except NoMeasure as error:
+    yield {'all': None, LEFT_OUT: {'all': str(error)}}
+    return
+  for name, measure in measures.items():
     make = functools.partial(measured_bits, dataset, run, name, measure)
     found = merge(found, collect({name: make}))
     yield found

@@ -28,6 +28,7 @@ from ddpm_jax import data
 from ddpm_jax.codec import scale
 from ddpm_jax.condition import checked, class_name
 from ddpm_jax.config import Config, from_config_dict, to_json
+from ddpm_jax.data.dataset import typed
 from ddpm_jax.data.pictures import read_picture
 from ddpm_jax.errors import InputError
 from ddpm_jax.evaluation.catalog import sampler_table
@@ -105,7 +106,8 @@ def main() -> None:
   run = run.rebuild(overridden(run))
   config, spec = run.config, run.experiment.dataset.cond
   num = config.evaluation.num_samples
-  (cond, asked), picture = chosen_cond(run, num), chosen_picture(run)
+  with hosts.together():
+    (cond, asked), picture = chosen_cond(run, num), chosen_picture(run)
   out = chosen_out(workdir, kind_of(picture))
   evaluations = run.use.evaluations(*([picture] if picture else []))
   record = {
@@ -210,7 +212,7 @@ def chosen_picture(run: Run) -> Picture | None:
 
 def encoded(run: Run, pixels: np.ndarray) -> Array:
   """A picture, uint8 (H, W, C), as what is diffused."""
-  if run.experiment.codec.num_levels is not None:
+  if run.config.codec.name == 'pixels':
     return scale(jnp.asarray(pixels), 256)  # a picture may have more levels than the data
   keys = jax.random.key(run.config.seed)[None]
   return run.experiment.encode(run.frozen, jnp.asarray(pixels)[None], keys)[0]
@@ -272,7 +274,7 @@ def read_cond(run: Run, num: int, file: str) -> dict[str, np.ndarray]:
   spec, path = run.experiment.dataset.cond, on_disk(file, '--cond')
   try:
     with np.load(path, allow_pickle=False) as arrays:
-      cond = {name: in_turn(arrays[name], num) for name in spec}
+      cond = typed(spec, {name: in_turn(arrays[name], num) for name in spec})
   except (*UNREADABLE, TypeError) as error:  # TypeError for a single array of its own
     raise InputError(
       f"--cond: '{path}' is no .npz file with arrays {', '.join(spec)} of (N, …) ({error})"

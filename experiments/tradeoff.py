@@ -61,14 +61,15 @@ def main() -> None:
   path = workdir / 'tradeoff.json'
   check_writable(workdir, '--workdir')
   rows = read_rows(path)
-  features, truth, real = judge(make_dataset(run.config))
+  dataset = make_dataset(run.config)
+  features, truth, real = judge(dataset)
   cells = [(name, budget) for name in names for budget in budgets]
   wanted = f'/{GRID.value}/{NUM.value} samples/step {run.step}'
   with progress('samplers at budgets', len(cells)) as advance:
     for name, budget in cells:
       place = name + wanted
       if str(budget) not in rows.setdefault(place, {}) and (found := within(run, name, budget)):
-        x = features(draw(found))
+        x = features(draw(found, dataset))
         rows[place][str(budget)] = {
           **{k: v for key, d in DISTANCES.items() for k, v in named(key, measured(d, x, truth))},
           'evaluations': found.use.evaluations() or 0,
@@ -137,12 +138,12 @@ def within(run: Run, name: str, budget: int) -> Run | None:
   return run.rebuild(dataclasses.replace(run.config, sampler=wanted))
 
 
-def draw(run: Run) -> np.ndarray:
+def draw(run: Run, dataset: Dataset) -> np.ndarray:
   """The samples, as floats in [-1, 1]."""
   images = draw_samples(
     run,
     NUM.value,
-    run.experiment.dataset.some_cond(NUM.value),
+    dataset.some_cond(NUM.value),
     seed=run.config.seed,
     batch_size=run.config.evaluation.batch_size,
   )

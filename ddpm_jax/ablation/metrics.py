@@ -18,7 +18,7 @@ from ddpm_jax.condition import classes_in
 from ddpm_jax.config import Config
 from ddpm_jax.config.settings import Choice
 from ddpm_jax.evaluation import report
-from ddpm_jax.evaluation.available import Figures, Unavailable, collect, merge
+from ddpm_jax.evaluation.available import LEFT_OUT, Figures, Unavailable, collect, merge
 from ddpm_jax.evaluation.distances import DISTANCES, Distance, Features
 from ddpm_jax.evaluation.gallery import COLUMNS, by_class
 from ddpm_jax.evaluation.gradients import gradient_noise
@@ -32,7 +32,7 @@ from ddpm_jax.training.checkpoint import Checkpoints, folder_of
 from ddpm_jax.training.job import Job
 from ddpm_jax.training.loop import begin, read_stream
 from ddpm_jax.training.pictures import grid, write_png
-from ddpm_jax.training.task import Measure
+from ddpm_jax.training.task import Measure, NoMeasure
 
 GRADIENTS = 64  # minibatches
 GRID = 'samples/samples.png'
@@ -109,7 +109,10 @@ def bits(trained: Trained) -> Figures:
     found = split_bits(measure, run.trained, run.frozen, dataset, dataset.test, **options)
     return found.mean
 
-  measures = run.use.bits()
+  try:
+    measures = run.use.bits()
+  except NoMeasure as error:
+    return {'bits_per_dim': None, LEFT_OUT: {'bits_per_dim': str(error)}}
   return collect(
     {f'bits_per_dim/{name}': functools.partial(mean, of) for name, of in measures.items()}
   )

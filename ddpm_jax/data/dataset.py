@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
@@ -10,7 +11,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from ddpm_jax.condition import Field, Spec, labels
+from ddpm_jax.condition import Field, Spec, from_record, labels, to_record
 from ddpm_jax.errors import InputError
 
 Batch = dict[str, Any]
@@ -57,7 +58,7 @@ class Dataset:
   def read(self, split: Split, rows: Rows) -> Batch:
     """Examples of a split, with the specified entries of their condition alone."""
     batch = split[rows]
-    return {'x': batch['x'], 'cond': {name: batch['cond'][name] for name in self.cond}}
+    return {'x': batch['x'], 'cond': typed(self.cond, batch['cond'])}
 
   def some_cond(self, num: int) -> dict[str, np.ndarray]:
     """The condition of `num` samples: classes in turn, or else those of held-out examples in turn.
@@ -77,6 +78,14 @@ class Dataset:
         'here; give them'
       )
     return self.read(split, np.arange(num) % len(split))['cond']
+
+
+def typed(spec: Spec, cond: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """The specified entries of a condition, in the types of their fields."""
+  return {
+    name: np.asarray(cond[name]).astype(field.dtype, casting='same_kind', copy=False)
+    for name, field in spec.items()
+  }
 
 
 def labeled(num_classes: int, train: Split, test: Split) -> dict[str, Field]:
@@ -204,6 +213,10 @@ def check_examples(dataset: Dataset) -> None:
   Raises:
     InputError: naming what was found.
   """
+  try:
+    from_record(json.loads(json.dumps(to_record(dataset.cond))))
+  except (TypeError, ValueError) as error:
+    raise InputError(f'config.dataset: its specification cannot be recorded ({error})') from error
   for split in (dataset.train, dataset.test):
     if not len(split):
       continue
@@ -228,7 +241,8 @@ def check_entry(name: str, field: Field, cond: Mapping[str, Any]) -> None:
       f'config.dataset: its {name} must be one integer for each example, the number of its class, '
       f'not {value.dtype} {value.shape[1:]}'
     )
-  if value.shape != (1, *field.shape):
+  same_kind = np.can_cast(value.dtype, field.dtype, 'same_kind')
+  if value.shape != (1, *field.shape) or not same_kind:
     raise InputError(
       f'config.dataset: its {name} must be {field.dtype} {field.shape}, not {value.dtype} '
       f'{value.shape[1:]}'

@@ -71,9 +71,14 @@ def dynamic(denoiser: Denoiser, bounds: Bounds) -> Denoiser:
   Raises:
     ValueError: the data has other bounds or none.
   """
-  if bounds != (-1, 1):
-    raise ValueError("threshold: 'dynamic' is for data in [-1, 1], and this is not; choose 'none'")
+  check_threshold('dynamic', bounds)
   return dynamic_threshold(denoiser)
+
+
+def check_threshold(name: str, bounds: Bounds) -> None:
+  """Raises ValueError where the threshold of that name is not for data of these bounds."""
+  if name == 'dynamic' and bounds != (-1, 1):
+    raise ValueError("threshold: 'dynamic' is for data in [-1, 1], and this is not; choose 'none'")
 
 
 def unlimited(denoiser: Denoiser, bounds: Bounds) -> Denoiser:

@@ -136,7 +136,8 @@ def make_heldout(
     key = for_purpose(step_key(experiment.config.seed, 0), 'heldout')
     keys = Keys(key, example_keys(key, jnp.arange(len(batch['x']))))
     x, index = experiment.encode(frozen, batch['x'], keys.examples), jnp.arange(len(batch['x']))
-    output = experiment.loss(still, params, None, {**batch, 'x': x, 'index': index}, keys)
+    told = dataclasses.replace(still, frozen=frozen)
+    output = experiment.loss(told, params, None, {**batch, 'x': x, 'index': index}, keys)
     return {'loss': jnp.mean(output.values), **jax.tree.map(jnp.mean, output.metrics)}
 
   def heldout(params: Any, frozen: Any) -> dict[str, float]:

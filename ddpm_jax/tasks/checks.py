@@ -135,9 +135,10 @@ def check_memory(experiment: Experiment, job: Job) -> None:
   images = 4 * examples * math.prod(experiment.codec.shape) // devices
   layout = job.parallel.layout(job.shapes)
   held = size_on_each(layout) + size_on_each(layout.params)
+  held += size_on_each(job.parallel.layout(job.frozen))
   parts = {
     'config.dataset.batch_size': (f'{examples} examples', images),
-    'config.model': ('parameters, gradients and averages', held),
+    'config.model': ('parameters, gradients, averages and what is frozen', held),
   }
   for field, (what, size) in parts.items():
     if size > limit:

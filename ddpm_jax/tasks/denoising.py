@@ -14,11 +14,13 @@ from jax import Array
 
 from ddpm_jax import data, models
 from ddpm_jax.condition import Cond
+from ddpm_jax.config.settings import naming
 from ddpm_jax.diffusion.parameterization import Denoiser
 from ddpm_jax.diffusion.schedules import bind
 from ddpm_jax.errors import InputError
 from ddpm_jax.keys import Keys, example_keys, for_purpose
 from ddpm_jax.losses import LOSSES, OF_TEACHERS, LossContext, LossOutput
+from ddpm_jax.samplers.thresholding import check_threshold
 from ddpm_jax.tasks import drawing, likelihoods
 from ddpm_jax.tasks.drawing import Route, recalls, route_of
 from ddpm_jax.tasks.experiment import Experiment
@@ -45,7 +47,7 @@ def denoising(experiment: Experiment, teacher: Frozen | None = None) -> Task:
   check(experiment)
   context, frozen = make_context(experiment), {}
   if experiment.config.loss.name in OF_TEACHERS and teacher is not None:
-    frozen['teacher'] = Frozen(teacher.source, lambda: teacher.load()['network'])
+    frozen['teacher'] = Frozen(teacher.source, lambda: teacher.load()['network'], together=True)
   return Task(
     init=functools.partial(begin, experiment, context, models.init_network),
     loss=functools.partial(loss, experiment, context),
@@ -75,6 +77,11 @@ def check(experiment: Experiment) -> None:
     raise InputError(
       f"config.training.init_from: unset; '{config.loss.name}' learns from the run in that folder"
     )
+  with naming('config'):
+    if config.loss.name in ('hybrid', 'variational'):
+      experiment.codec.levels('the bound')
+  with naming('config.sampler'):
+    check_threshold(config.sampler.threshold, experiment.codec.bounds)
   route_of(experiment)
 
 

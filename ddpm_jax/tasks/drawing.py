@@ -112,7 +112,7 @@ def route_of(experiment: Experiment) -> Route:
 def warn_unstable(experiment: Experiment, strength: float = 1.0) -> None:
   """Logs a line where the config's sampler blows data up over its times, and what does not."""
   config, sampler = experiment.config, experiment.sampler
-  if not isinstance(sampler, Sampler):
+  if not isinstance(sampler, Sampler) or experiment.schedule is None:
     return
   wanted = config.sampler
 

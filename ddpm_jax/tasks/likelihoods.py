@@ -15,7 +15,6 @@ import jax.numpy as jnp
 from jax import Array
 
 from ddpm_jax.condition import Cond
-from ddpm_jax.config.settings import naming
 from ddpm_jax.diffusion import (
   bits_per_dim,
   categorical,
@@ -34,7 +33,7 @@ from ddpm_jax.keys import example_keys
 from ddpm_jax.samplers import THRESHOLDS
 from ddpm_jax.tasks.drawing import denoiser
 from ddpm_jax.tasks.experiment import Experiment
-from ddpm_jax.training.task import Batch, Measure
+from ddpm_jax.training.task import Batch, Measure, NoMeasure
 
 Clip = Callable[[Denoiser], Denoiser]
 
@@ -182,8 +181,10 @@ def measures(
       learned, or the codec loses something of the data.
   """
   wanted, codec = experiment.config.evaluation, experiment.codec
-  with naming('config'):
+  try:
     num_levels = codec.levels('bits/dim')
+  except ValueError as error:
+    raise NoMeasure(f'config.{error}') from error
   how = Settings(
     decoder=DECODERS[wanted.decoder](num_levels),
     variance=chosen_variance(experiment, variance),

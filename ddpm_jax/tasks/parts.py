@@ -18,7 +18,6 @@ from ddpm_jax.diffusion.schedules import parameters
 from ddpm_jax.keys import Keys, example_keys, for_purpose
 from ddpm_jax.losses import LossContext, start
 from ddpm_jax.tasks.experiment import Experiment
-from ddpm_jax.training import hosts
 from ddpm_jax.training.task import Batch, Frozen
 
 PREVIEWS = 40
@@ -33,13 +32,8 @@ def later(make: Callable[[], Callable]) -> Callable:
 
 
 def codec_of(experiment: Experiment) -> dict[str, Frozen]:
-  """The codec's parameters as what is frozen; no host goes on where one cannot read them."""
-
-  def load() -> Any:
-    with hosts.together():
-      return experiment.codec.load()
-
-  return {'codec': Frozen(experiment.codec.source, load)}
+  """The codec's parameters as what is frozen."""
+  return {'codec': Frozen(experiment.codec.source, experiment.codec.load)}
 
 
 def begin(

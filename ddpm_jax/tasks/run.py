@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -116,7 +117,7 @@ class Run:
     """
     if self.use.denoiser is None:
       raise InputError(f"config.task.name: '{self.config.task.name}' has no denoiser")
-    return self.use.denoiser(self.trained, cond or {}, self.schedule)
+    return self.use.denoiser(self.trained, cond or {})
 
 
 def used(task: Task, params: Any = None) -> Use:
@@ -152,7 +153,7 @@ def load_run(
   with hosts.together():
     workdir = path_of(workdir, 'workdir')
     check_reached(workdir, 'workdir')
-  record = hosts.from_first(lambda: read_record(workdir))
+  record = understood(workdir, hosts.from_first(lambda: json_of(workdir)))
   config, shape = read_config(workdir, record, plugins), record['data']
   if changed := changed_plugins(record, config):
     logging.warning('%s: the code of %s has changed since training', workdir, ', '.join(changed))
@@ -199,23 +200,41 @@ def chosen_step(workdir: epath.Path, folder: epath.Path, step: int | None, confi
 
 
 def read_record(workdir: epath.Path) -> dict[str, Any]:
-  """What config.json says: its 'config' as JSON, the shape of the 'data', what is 'frozen', and its
-  'provenance'.
+  """What config.json says: 'config' as JSON, 'data' (its shape), 'frozen' and 'provenance'.
 
   Nothing that it names is looked up.
 
   Raises:
     InputError: there is none, or it cannot be read.
   """
-  path = workdir / CONFIG
-  try:
-    with reaching(path):
-      record = json.loads(path.read_bytes())
+  return understood(workdir, json_of(workdir))
+
+
+def json_of(workdir: epath.Path) -> Any:
+  """The JSON in config.json; raises InputError as `read_record`."""
+  with refused(workdir), reaching(workdir / CONFIG):
+    return json.loads((workdir / CONFIG).read_bytes())
+
+
+def understood(workdir: epath.Path, record: Any) -> dict[str, Any]:
+  """What the JSON of config.json says; raises InputError as `read_record`."""
+  with refused(workdir):
     if record.get('format', FORMAT) > FORMAT:
       raise InputError('was written by a later version of ddpm_jax; read it with that')
-    known = {'config': upgraded(dict(record['config'])), 'data': read_shape(record['data'])}
-    known |= {'frozen': dict(record.get('frozen', {}))}
-    return known | {'provenance': dict(record.get('provenance', {}))}
+    return {
+      'config': upgraded(dict(record['config'])),
+      'data': read_shape(record['data']),
+      'frozen': dict(record.get('frozen', {})),
+      'provenance': dict(record.get('provenance', {})),
+    }
+
+
+@contextlib.contextmanager
+def refused(workdir: epath.Path) -> Iterator[None]:
+  """Raises InputError for whatever is wrong with config.json."""
+  path = workdir / CONFIG
+  try:
+    yield
   except FileNotFoundError:
     raise InputError(
       f'{workdir}: not the folder of a run (it has no config.json); make one by '

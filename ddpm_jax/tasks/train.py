@@ -122,8 +122,9 @@ def make_job(experiment: Experiment, plugins: Collection[str] = ()) -> Job:
   config = experiment.config
   source = config.training.init_from
   load = functools.cache(functools.partial(init_from, config, plugins))
-  first = None if source is None else Frozen(source, load)
-  with hosts.together(), naming('config.loss', otherwise='config.loss.name'):
+  first = None if source is None else Frozen(source, load, together=True)
+  group = 'config.loss' if config.loss.name else 'config.task'
+  with hosts.together(), naming(group, otherwise=f'{group}.name'):
     task = make_task(experiment, first if config.loss.name in OF_TEACHERS else None)
     shapes = jax.eval_shape(lambda: new_state(task, config))
   frozen = load_frozen(task)

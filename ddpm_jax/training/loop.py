@@ -25,7 +25,7 @@ from ddpm_jax.training.report import Report, due
 from ddpm_jax.training.state import TrainState, new_state
 from ddpm_jax.training.step import Step, make_train_step, several
 from ddpm_jax.training.stopping import stopping
-from ddpm_jax.training.task import refuse_changed
+from ddpm_jax.training.task import digest, refuse_changed
 
 Advance = Callable[[TrainState, Iterator[Batch], int], tuple[TrainState, Any]]
 
@@ -170,7 +170,11 @@ def restored(job: Job, checkpoints: Checkpoints, step: int) -> tuple[TrainState,
   if earlier:
     like = dataclasses.replace(like, loss_state={'teacher': like.params['network']})
   state, record = checkpoints.restore(step, job.parallel.layout(like))
-  return dataclasses.replace(state, loss_state=()) if earlier else state, record
+  if not earlier:
+    return state, record
+  kept = job.parallel.on_one_device(job.parallel.place_state(state.loss_state['teacher']))
+  refuse_changed({'teacher': {'xxh128': digest(kept)}}, job.record['frozen'])
+  return dataclasses.replace(state, loss_state=()), record
 
 
 def first_state(job: Job) -> TrainState:

@@ -80,10 +80,6 @@ class Report:
   def _board(self) -> Board:
     return Board(self._copies.folder, self._begun)
 
-  @functools.cached_property
-  def _frozen_here(self) -> Any:
-    return self._parallel.on_one_device(self._frozen)
-
   @contextlib.contextmanager
   def _aside(self, kind: str) -> Iterator[None]:
     """Goes on where what is only looked at fails."""
@@ -134,7 +130,7 @@ class Report:
     self.complete(self._window.flush())
     # One device does it: what is small is not worth all of them.
     params = self._parallel.on_one_device(next(iter(state.ema.values())))
-    frozen = self._frozen_here
+    frozen = self._parallel.on_one_device(self._frozen)
     if not self._tells:
       return
     begin = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from jax import Array
 from ddpm_jax.errors import InputError
 from ddpm_jax.keys import Keys
 from ddpm_jax.losses import LossOutput
+from ddpm_jax.training import hosts
 
 Params = Any
 Pytree = Any
@@ -29,16 +31,22 @@ class Frozen(NamedTuple):
   Attributes:
     source: where it comes from, as the run's record names it.
     load: () -> its arrays, on the host.
+    together: whether hosts that load it ask each other while they do.
   """
 
   source: str
   load: Callable[[], Pytree]
+  together: bool = False
+
+
+class NoMeasure(InputError):
+  """There are no bits/dim of what a task trains; the message says why."""
 
 
 def no_bits(*args: Any) -> Any:
   """The ways of measuring bits/dim of a task that has none."""
   del args
-  raise InputError('config.task.name: the task measures no bits/dim of what it trains')
+  raise NoMeasure('config.task.name: the task measures no bits/dim of what it trains')
 
 
 class Use(NamedTuple):
@@ -111,7 +119,13 @@ class Task(NamedTuple):
 
 def load_frozen(task: Task) -> dict[str, Pytree]:
   """The arrays of everything that is frozen, by name."""
-  return {name: part.load() for name, part in task.frozen.items()}
+  return {name: load(part) for name, part in task.frozen.items()}
+
+
+def load(part: Frozen) -> Pytree:
+  """The arrays of one part; no host goes on where one cannot read them."""
+  with contextlib.nullcontext() if part.together else hosts.together():
+    return part.load()
 
 
 def frozen_record(task: Task, frozen: Mapping[str, Pytree]) -> dict[str, dict[str, str]]:
