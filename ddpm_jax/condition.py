@@ -7,6 +7,7 @@ the data to the network as it is; the network alone knows which entries it reads
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -157,7 +158,7 @@ def earlier_record(data: Mapping[str, Any]) -> dict[str, Any]:
   return {'label': {**field, 'classes': data.get('classes')}}
 
 
-WHOLE = 2**31  # no side and no number of classes is as large
+WHOLE = 2**31  # no side, no value's size and no number of classes is as large
 
 
 def field_of(name: str, entry: Any) -> Field:
@@ -170,14 +171,30 @@ def field_of(name: str, entry: Any) -> Field:
   for part, (what, is_one) in PARTS.items():
     if not is_one(given[part]):
       raise ValueError(f'cond.{name}.{part}: {given[part]!r} is not {what}')
+  whole_numbers(name, 'shape', [math.prod(given['shape'])])
   parts = (given['shape'], given['dtype'], given['null'], given['title'])
+  if not holds(given['dtype'], given['null']):
+    raise ValueError(f'cond.{name}.null: {given["null"]!r} is not of the type {given["dtype"]}')
   if given['num_classes'] is None:
     return Field(*parts)
   (count,) = whole_numbers(name, 'num_classes', [given['num_classes']])
   classes = range(count) if given['classes'] is None else given['classes']
   if not all(type(k) is int and 0 <= k < count for k in classes):
     raise ValueError(f'cond.{name}.classes: {given["classes"]!r} are not all numbers of classes')
+  if np.dtype(given['dtype']).kind not in 'iu':
+    raise ValueError(f'cond.{name}.dtype: {given["dtype"]!r} holds no numbers of classes')
+  if 0 <= given['null'] < count:
+    raise ValueError(f'cond.{name}.null: {given["null"]!r} is one of the {count} classes')
   return Field(*parts, count, tuple(classes))
+
+
+def holds(dtype: str, value: float) -> bool:
+  """Whether a type has the number: one that is finite and, for whole numbers, whole."""
+  kind = np.dtype(dtype).kind
+  if kind == 'f':
+    return abs(value) <= float(np.finfo(dtype).max)
+  low, high = (0, 1) if kind == 'b' else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+  return low <= value <= high and value == int(value)
 
 
 DTYPES = ('int32', 'float32', 'bool', 'uint8')

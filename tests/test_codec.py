@@ -30,11 +30,28 @@ def test_to_uint8_at_known_points():
 
 
 def test_pixels_come_back_from_their_code():
-  codec = pixels((2, 3, 1), 256)
-  x = jnp.arange(240, dtype=jnp.uint8).reshape(40, 2, 3, 1)
-  z = jax.jit(codec.encode)(codec.load(), x, jax.random.split(jax.random.key(0), 40))
-  assert z.shape == (40, *codec.shape)
+  codec = pixels((2, 4, 1), 256)
+  x = jnp.arange(256, dtype=jnp.uint8).reshape(32, 2, 4, 1)
+  z = jax.jit(codec.encode)(codec.load(), x, jax.random.split(jax.random.key(0), 32))
+  assert z.shape == (32, *codec.shape)
+  assert np.unique(z).size == 256
   np.testing.assert_array_equal(codec.decode(codec.load(), z), x)
+
+
+@pytest.mark.parametrize('num_levels', [2, 17, 256])
+def test_pictures_of_few_levels_spread_over_all_that_a_byte_holds(num_levels):
+  codec, x = pixels((1, 1, 1), num_levels), np.arange(num_levels).reshape(-1, 1, 1, 1)
+  picture = codec.decode({}, codec.encode({}, jnp.asarray(x), None))
+  assert picture.dtype == np.uint8
+  assert np.abs(np.asarray(picture, int) - x * (255 / (num_levels - 1))).max() <= 0.5
+
+
+def test_pixels_draw_nothing_and_have_no_parameters():
+  codec, x = pixels((2, 4, 1), 256), jnp.arange(32, dtype=jnp.uint8).reshape(4, 2, 4, 1)
+  one, other = (codec.encode({}, x, jax.random.split(jax.random.key(seed), 4)) for seed in (0, 1))
+  np.testing.assert_array_equal(one, other)
+  assert not jax.tree.leaves(codec.load())
+  assert codec.source == ''
 
 
 def test_pixels_lie_within_their_bounds_and_what_does_not_is_clipped():
@@ -43,12 +60,15 @@ def test_pixels_lie_within_their_bounds_and_what_does_not_is_clipped():
   z = codec.encode({}, jnp.arange(17).reshape(17, 1, 1, 1), None)
   assert (z.min(), z.max()) == (low, high)
   np.testing.assert_array_equal(codec.clip(jnp.array([-3.0, 0.25, 3.0])), [low, 0.25, high])
-  endless = codec._replace(bounds=None)
-  np.testing.assert_array_equal(endless.clip(jnp.array([-3.0, 3.0])), [-3, 3])
+  narrow = codec._replace(bounds=(0.0, 0.5))
+  np.testing.assert_array_equal(narrow.clip(jnp.array([-3.0, 0.25, 3.0])), [0, 0.25, 0.5])
+  endless, z = codec._replace(bounds=None), jnp.array([-3.0, 3.0])
+  assert endless.clip(z) is z
 
 
 def test_only_a_codec_that_keeps_all_has_levels_for_a_probability():
   codec = pixels((1, 1, 1), 17)
-  assert codec.levels('the bound') == 17
+  codes = codec.encode({}, jnp.arange(17).reshape(17, 1, 1, 1), None)
+  assert codec.levels('the bound') == np.unique(codes).size == 17
   with pytest.raises(ValueError, match='^codec.name: the bound is a probability of the data'):
     codec._replace(num_levels=None).levels('the bound')

@@ -60,7 +60,8 @@ def classifier_free(
     interval: where to guide, by `log_snr_interval`; outside, the conditional alone.
 
   Raises:
-    ValueError: where rescale is outside [0, 1], or there are not as many nulls as scales.
+    ValueError: where rescale is outside [0, 1], there are not as many nulls as scales, or one is of
+      another structure than cond.
   """
   if not 0 <= rescale <= 1:
     raise ValueError(f'rescale: {rescale} is outside [0, 1]')
@@ -71,6 +72,9 @@ def classifier_free(
     return make(cond)
   if all(equals(each, 0) for each in scales) and not rescale and interval is None:
     return make(nulls[-1])
+  for each in nulls:
+    if jax.tree.structure(each) != jax.tree.structure(cond):
+      raise ValueError('null: it must be of the same structure as cond, or a tuple for many scales')
   count = 1 + len(nulls)
   every = make(jax.tree.map(lambda *parts: jnp.concatenate(parts), cond, *nulls))
 

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from etils import epath
@@ -39,7 +40,14 @@ from ddpm_jax.training import hosts
 from ddpm_jax.training.checkpoint import Checkpoints, folder_of, whole_steps
 from ddpm_jax.training.copies import CONFIG
 from ddpm_jax.training.ema import decays
-from ddpm_jax.training.task import Frozen, Task, Use, frozen_record, load_frozen
+from ddpm_jax.training.task import (
+  Frozen,
+  Task,
+  Use,
+  frozen_record,
+  load_frozen,
+  refuse_changed,
+)
 
 Path = str | os.PathLike[str]
 
@@ -154,16 +162,6 @@ def load_run(
   frozen = load_frozen(task)
   refuse_changed(record['frozen'], frozen_record(task, frozen))
   return Run(experiment, task, used(task, trained), step, trained, frozen)
-
-
-def refuse_changed(before: Mapping[str, Any], now: Mapping[str, Mapping[str, str]]) -> None:
-  """Raises InputError where something frozen has other arrays than the run was trained with."""
-  for name, part in now.items():
-    known = before.get(name)
-    if isinstance(known, Mapping) and known.get('xxh128') != part['xxh128']:
-      raise InputError(
-        f'{part["source"]}: the {name} that the run was trained with has changed since; restore it'
-      )
 
 
 def without_examples(shape: Mapping[str, Any]) -> data.Dataset:
@@ -310,6 +308,8 @@ def init_from(config: Config, plugins: Collection[str] = ()) -> dict[str, Any]:
 def given(first: Frozen, params: Any) -> Any:
   """The parameters of another run in the types of `params`, whose shapes they must have.
 
+  They are copies: a step donates its state, and what is frozen may be the same arrays.
+
   Raises:
     InputError: they have others.
   """
@@ -319,7 +319,7 @@ def given(first: Frozen, params: Any) -> Any:
       f'config.training.init_from: the network in {first.source} has parameters of other names or '
       'shapes'
     )
-  return jax.tree.map(lambda leaf, want: leaf.astype(want.dtype), found, here)
+  return jax.tree.map(lambda leaf, want: jnp.array(leaf, want.dtype, copy=True), found, here)
 
 
 def without_loss(params: Mapping[str, Any]) -> dict[str, Any]:

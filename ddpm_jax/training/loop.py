@@ -25,6 +25,7 @@ from ddpm_jax.training.report import Report, due
 from ddpm_jax.training.state import TrainState, new_state
 from ddpm_jax.training.step import Step, make_train_step, several
 from ddpm_jax.training.stopping import stopping
+from ddpm_jax.training.task import refuse_changed
 
 Advance = Callable[[TrainState, Iterator[Batch], int], tuple[TrainState, Any]]
 
@@ -177,18 +178,6 @@ def first_state(job: Job) -> TrainState:
   if job.given is None:
     return job.parallel.create(lambda: new_state(job.task, job.config))
   return job.parallel.place_state(new_state(job.task, job.config, job.given()))
-
-
-def refuse_changed(before: Any, now: Mapping[str, Mapping[str, str]]) -> None:
-  """Raises InputError where something frozen is not as it was; records of format 1 do not say."""
-  if not isinstance(before, Mapping):
-    return
-  for name, part in now.items():
-    if before.get(name) != part:
-      raise InputError(
-        f'{part["source"]}: the {name} that the run was trained with has changed since; restore '
-        'it, or give another --workdir'
-      )
 
 
 # What a checkpoint's record holds: the position in the data, and Window's.

@@ -123,6 +123,25 @@ def frozen_record(task: Task, frozen: Mapping[str, Pytree]) -> dict[str, dict[st
   }
 
 
+def refuse_changed(before: Any, now: Mapping[str, Mapping[str, str]]) -> None:
+  """Refuses to go on, or to draw, with other frozen arrays than a run was trained with.
+
+  Args:
+    before: a record's `frozen_record`; those of format 1 have none.
+    now: the `frozen_record` of today.
+
+  Raises:
+    InputError: a part that the record names has other arrays now.
+  """
+  for name, part in now.items():
+    known = before.get(name) if isinstance(before, Mapping) else None
+    if isinstance(known, Mapping) and known.get('xxh128') != part['xxh128']:
+      raise InputError(
+        f'{part["source"]}: the {name} that the run was trained with has changed since; restore '
+        'it, or train another run in another --workdir'
+      )
+
+
 def digest(tree: Pytree) -> str:
   """The hash of all arrays of a tree with their names, types and shapes."""
   found = xxhash.xxh128()

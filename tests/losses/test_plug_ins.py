@@ -47,6 +47,16 @@ def negative(schedule, t):
 def no_eps(context, batch, keys):
   return batch['x']
 
+def of_images(context, params, state, batch, keys):
+  return jnp.mean(batch['image'], (1, 2, 3))
+
+def of_labels(context, params, state, batch, keys):
+  return 1.0 * batch['label']
+
+def label_noise(context, batch, keys):
+  eps = 0 * batch['x'] + batch['label'][:, None, None, None]
+  return eps, eps
+
 def no_output(context, params, state, batch, keys):
   return 1.0
 
@@ -117,6 +127,18 @@ def test_importance_and_uncertainty_train(tmp_path):
     ({'loss.name': 'others:number'}, "config.loss.name: others: 'number' is not one of"),
     ({'loss.name': 'others:short'}, 'config.loss'),
     ({'loss.name': 'others:no_output'}, 'does not return LossOutput'),
+    (
+      {'loss.name': 'others:of_images'},
+      "config.loss.name: 'others:of_images': KeyError: 'image'; it is batch['x'] now",
+    ),
+    (
+      {'loss.name': 'others:of_labels'},
+      "config.loss.name: 'others:of_labels': KeyError: 'label'; it is batch['cond']['label'] now",
+    ),
+    (
+      {'loss.noise_law': 'others:label_noise'},
+      "'others:label_noise': KeyError: 'label'; it is batch['cond']['label'] now",
+    ),
     ({'loss.weight': 'others:short'}, "config.loss.weight: 'others:short' cannot be used"),
     ({'loss.weight': 'others:negative'}, "config.loss.weight: 'others:negative' gives"),
     ({'loss.noise_law': 'others:no_eps'}, "config.loss.noise_law: 'others:no_eps' does not return"),

@@ -1,11 +1,13 @@
 """Guidance between Gaussian classes, whose scores are known."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax.diffusion import schedules
+from ddpm_jax.diffusion import Denoised, schedules
 from ddpm_jax.diffusion.oracle import GaussianData, GaussianMixture
 from ddpm_jax.samplers import classifier_free, ddim, sample, time_grid
 from ddpm_jax.samplers.guidance import autoguidance, classifier_guidance, log_snr_interval
@@ -211,6 +213,152 @@ def test_autoguidance_is_classifier_free_guidance_with_two_networks(t):
     np.testing.assert_allclose(both.x0, guided(scale)(noisy(), t).x0, rtol=1e-12)
     np.testing.assert_array_equal(both.x0_variance, strong(noisy(), t).x0_variance)
   assert autoguidance(strong, weak, 1.0) is strong
+
+
+# Several scales: the first null lacks a text, the second a picture too.
+
+
+def affine(cond, calls=None):
+  """cond -> x0 affine in xt, its slope and its offset told by both entries, and by the time."""
+
+  def denoiser(xt, t):
+    if calls is not None:
+      calls.append(xt.shape)
+    text, picture = cond['text']['words'].sum(-1, keepdims=True), cond['picture']
+    time = jnp.broadcast_to(t, xt.shape[:1])[:, None] / 50
+    x0 = (jnp.cos(text) + 0.3 * picture) * xt + time * jnp.sin(text + picture)
+    return Denoised(x0, jnp.exp(x0), 0.1 * x0)
+
+  return denoiser
+
+
+def told():
+  """The condition, one without its text and one without its picture either."""
+  key = jax.random.key(4)
+  words, picture = jax.random.normal(key, (4, 5)), 1 + jax.random.normal(key, (4, 3))
+  full = {'text': {'words': words}, 'picture': picture}
+  textless = full | {'text': {'words': jnp.zeros((4, 5))}}
+  return full, textless, textless | {'picture': jnp.zeros((4, 3))}
+
+
+SCALES = [(7.5, 1.5), (2.0, 0.0), (0.0, 3.0), (1.0, 2.0), (2.0, 1.0), (0.0, 0.0), (-1.0, 0.5)]
+
+
+@pytest.mark.parametrize('t', [20, TIMES], ids=['one time', 'a time each'])
+@pytest.mark.parametrize('scales', SCALES)
+def test_two_scales_are_the_sum_over_conditions_each_evaluated_alone(t, scales):
+  (full, textless, bare), xt, t = told(), noisy(), jnp.array(t)
+  of_text, of_picture = scales
+  found = classifier_free(affine, full, (textless, bare), scales)(xt, t).x0
+  x0 = [np.asarray(affine(cond)(xt, t).x0) for cond in (full, textless, bare)]
+  # Brooks et al. 2023, equation 3, whose first scale is the picture's.
+  expected = x0[2] + of_picture * (x0[1] - x0[2]) + of_text * (x0[0] - x0[1])
+  np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_of_any_number_of_scales_each_counts_its_own_difference():
+  # x0 is linear in the scales, and its slope in each is what the null of that scale lacks.
+  xt, conds = noisy(), [jax.tree.map(lambda leaf, k=k: leaf / 2**k, told()[0]) for k in range(4)]
+  x0 = [affine(cond)(xt, 20).x0 for cond in conds]
+
+  def run(scales):
+    return classifier_free(affine, conds[0], tuple(conds[1:]), tuple(scales))(xt, 20).x0
+
+  slopes = jax.jacfwd(run)(jnp.array([3.0, 0.5, 2.0]))
+  for k in range(3):
+    np.testing.assert_allclose(slopes[..., k], x0[k] - x0[k + 1], rtol=1e-10, atol=1e-12)
+  np.testing.assert_allclose(run((0.0, 0.0, 0.0)), x0[3], rtol=1e-12)
+
+
+@pytest.mark.parametrize('scale', [0.0, 1.0, 0.5, 3.0])
+@pytest.mark.parametrize('rescale', [0.0, 0.7])
+def test_one_scale_in_a_tuple_is_that_scale_bit_for_bit(scale, rescale):
+  (full, _, bare), interval = told(), log_snr_interval(chain(), -2.0, 2.0)
+  for options in ({'rescale': rescale}, {'rescale': rescale, 'interval': interval}):
+    for t in (20, jnp.array(TIMES)):
+      plain = classifier_free(affine, full, bare, scale, **options)(noisy(), t)
+      tuples = classifier_free(affine, full, (bare,), (scale,), **options)(noisy(), t)
+      jax.tree.map(np.testing.assert_array_equal, tuples, plain)
+
+
+@pytest.mark.parametrize('rescale', [0.0, 0.7])
+def test_all_scales_one_are_the_conditional_alone(rescale):
+  calls, (full, *nulls) = [], told()
+  make = functools.partial(affine, calls=calls)
+  found = classifier_free(make, full, tuple(nulls), (1, 1.0), rescale=rescale)(noisy(), 20)
+  assert calls == [(4, 3)]
+  jax.tree.map(np.testing.assert_array_equal, found, affine(full)(noisy(), 20))
+  # Traced, it is the same by three evaluations, whose differences cancel.
+  traced = jax.jit(
+    lambda scale: classifier_free(make, full, tuple(nulls), (scale, scale))(noisy(), 20)
+  )
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), traced(1.0), found)
+  assert calls[1:] == [(12, 3)]
+
+
+def test_all_scales_zero_are_the_last_null_alone():
+  calls, (full, *nulls) = [], told()
+  make = functools.partial(affine, calls=calls)
+  found = classifier_free(make, full, tuple(nulls), (0, 0.0))(noisy(), 20)
+  assert calls == [(4, 3)]
+  np.testing.assert_array_equal(found.x0, affine(nulls[1])(noisy(), 20).x0)
+
+
+def test_the_variance_is_the_conditionals_under_several_scales_too():
+  full, *nulls = told()
+  found = classifier_free(affine, full, tuple(nulls), (3.0, 2.0))(noisy(), 20)
+  conditional = affine(full)(noisy(), 20)
+  np.testing.assert_allclose(found.x0_variance, conditional.x0_variance, rtol=1e-12)
+  np.testing.assert_allclose(found.fraction, conditional.fraction, rtol=1e-12)
+
+
+def test_several_scales_are_rescaled_and_limited_as_one_is():
+  full, *nulls = told()
+  conditional, plain = affine(full), classifier_free(affine, full, tuple(nulls), (4.0, 2.0))
+  whole = classifier_free(affine, full, tuple(nulls), (4.0, 2.0), rescale=1.0)(noisy(), 20).x0
+  np.testing.assert_allclose(spread(whole), spread(conditional(noisy(), 20).x0), rtol=1e-12)
+  interval = log_snr_interval(chain(), float(levels()[31]), float(levels()[7]))
+  limited = classifier_free(affine, full, tuple(nulls), (4.0, 2.0), interval=interval)
+  for t in (50, 20, 1):
+    expected = (plain if t == 20 else conditional)(noisy(), t).x0
+    np.testing.assert_allclose(limited(noisy(), t).x0, expected, rtol=1e-12)
+
+
+def test_a_null_may_be_another_condition():
+  # Guided away from a negative prompt by scale 2: as far beyond the condition as that is before it.
+  full, *_ = told()
+  negative = full | {'text': {'words': -full['text']['words']}}
+  found, at, away = (
+    denoiser(noisy(), 20).x0
+    for denoiser in (classifier_free(affine, full, negative, 2.0), affine(full), affine(negative))
+  )
+  np.testing.assert_allclose(found - at, at - away, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(('count', 'scales'), [(1, (2.0, 3.0)), (2, (2.0,)), (0, (1.0,)), (2, ())])
+def test_as_many_nulls_as_scales_are_wanted(count, scales):
+  full, *nulls = told()
+  with pytest.raises(ValueError, match=rf'^null: a tuple of {len(scales)} conditions is wanted'):
+    classifier_free(affine, full, tuple(nulls[:count]), scales)
+
+
+def test_one_null_is_no_tuple_of_them():
+  full, _, bare = told()
+  with pytest.raises(ValueError, match=r'^null: a tuple of 2 conditions is wanted'):
+    classifier_free(affine, full, bare, (2.0, 3.0))
+  with pytest.raises(ValueError, match=r'^rescale: 2.0 is outside'):
+    classifier_free(affine, full, (bare,), (2.0,), rescale=2.0)
+
+
+def test_a_null_of_another_structure_is_refused():
+  full, textless, bare = told()
+  for null, scale in (
+    ((textless, bare), 2.0),  # two nulls, and one scale
+    ({'picture': bare['picture']}, 2.0),
+    ((textless, {'picture': bare['picture']}), (2.0, 3.0)),
+  ):
+    with pytest.raises(ValueError, match='^null: it must be of the same structure as cond'):
+      classifier_free(affine, full, null, scale)
 
 
 COMPONENTS = jnp.array([0, 1, 2, 1])

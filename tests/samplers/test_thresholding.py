@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ddpm_jax.codec import pixels
 from ddpm_jax.diffusion.process import Denoised
-from ddpm_jax.samplers.thresholding import clip_x0, dynamic_threshold
+from ddpm_jax.samplers.thresholding import THRESHOLDS, clip_x0, dynamic_threshold
 
 
 def predicting(x0):
@@ -75,3 +76,42 @@ def test_an_example_is_thresholded_by_itself():
 def test_a_percentile_that_is_none_is_refused(percentile):
   with pytest.raises(ValueError, match=rf'^percentile: {percentile} is outside'):
     dynamic_threshold(predicting(jnp.zeros((1, 2))), percentile)
+
+
+# The table, whose entries are told the data's bounds.
+
+
+@pytest.mark.parametrize('name', THRESHOLDS)
+def test_data_without_bounds_is_left_alone_or_refused(name):
+  denoiser = predicting(pictures(30.0))
+  if name == 'dynamic':
+    with pytest.raises(ValueError, match=r"^threshold: 'dynamic' is for data in \[-1, 1\]"):
+      THRESHOLDS[name](denoiser, None)
+  else:
+    assert THRESHOLDS[name](denoiser, None) is denoiser
+
+
+@pytest.mark.parametrize('bounds', [(-1, 1), (-1.0, 1.0), (0.0, 0.5)])
+def test_clip_keeps_to_the_bounds_that_the_data_has(bounds):
+  x0 = pictures(3.0)
+  found = run(THRESHOLDS['clip'], x0, bounds=bounds)
+  np.testing.assert_array_equal(found.x0, np.clip(x0, *bounds))
+  assert (found.x0_variance == 0.1).all()
+
+
+@pytest.mark.parametrize('bounds', [(0.0, 1.0), (-2.0, 2.0), (-1.0, 2.0)])
+def test_dynamic_thresholds_are_refused_for_other_bounds(bounds):
+  with pytest.raises(ValueError, match=r"^threshold: 'dynamic' is for data in \[-1, 1\]"):
+    THRESHOLDS['dynamic'](predicting(pictures(1.0)), bounds)
+
+
+def test_dynamic_thresholds_are_those_of_pixels():
+  x0, bounds = pictures(4.0), pixels((10, 10, 1), 256).bounds
+  found = run(THRESHOLDS['dynamic'], x0, bounds=bounds).x0
+  np.testing.assert_array_equal(found, run(dynamic_threshold, x0).x0)
+  assert np.abs(found).max() == 1
+
+
+def test_none_leaves_what_has_bounds_alone():
+  denoiser = predicting(pictures(3.0))
+  assert THRESHOLDS['none'](denoiser, (-1.0, 1.0)) is denoiser

@@ -6,15 +6,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ddpm_jax.losses.problem import apply_network
-from ddpm_jax.training.experiment import build, make_step, new_state
 from tiny import tiny
 
 from ddpm_jax import data
 from ddpm_jax.errors import InputError
 from ddpm_jax.keys import Keys, example_keys, for_purpose, step_key
-from ddpm_jax.training import generate
+from ddpm_jax.losses.context import apply_network
+from ddpm_jax.tasks.denoising import make_context
+from ddpm_jax.tasks.experiment import build
+from ddpm_jax.tasks.table import make_task
+from ddpm_jax.tasks.train import make_job
+from ddpm_jax.training.loop import make_step
 from ddpm_jax.training.parallel import PARALLEL
+from ddpm_jax.training.state import new_state
 
 SETTINGS = {
   'dataset.name': 'mixture',
@@ -37,8 +41,12 @@ def experiment(**settings):
 
 
 def with_network(found, network):
-  problem = dataclasses.replace(found.problem, network=network)
-  return dataclasses.replace(found, network=network, problem=problem)
+  return dataclasses.replace(found, network=network)
+
+
+def generate(found, params, cond, keys):
+  """Samples of the network with these parameters."""
+  return make_task(found).use.generate({'network': params}, {'codec': {}}, cond, keys)
 
 
 def counting(params, x, noise_label, cond, index=None, keys=None):
@@ -81,13 +89,13 @@ def told_in_training(count, index=None, train=True):
     calls.append(cond)
     return params * jnp.ones_like(x)
 
-  problem = with_network(experiment(), network).problem
+  context = make_context(with_network(experiment(), network))
   index = jnp.arange(count) if index is None else index
   key = step_key(0, 0)
-  batch = {'index': index, 'label': index * 0}
-  problem = dataclasses.replace(problem, train=train)
+  batch = {'index': index, 'cond': {'label': index * 0}}
+  context = dataclasses.replace(context, train=train)
   params, x = {'network': jnp.asarray(0.7)}, jnp.ones((index.size, 1, 2, 1))
-  apply_network(problem, params, x, index * 0 + 5, batch, Keys(key, example_keys(key, index)))
+  apply_network(context, params, x, index * 0 + 5, batch, Keys(key, example_keys(key, index)))
   return [call.get('x0') for call in calls]
 
 
@@ -109,13 +117,13 @@ def test_the_estimate_has_no_gradient():
   def network(params, x, noise_label, cond, index=None, keys=None):
     return params * x if 'x0' not in cond else cond['x0']
 
-  problem = with_network(experiment(), network).problem
+  context = make_context(with_network(experiment(), network))
   index, key = jnp.arange(4), step_key(0, 0)
   told = Keys(key, example_keys(key, index))
-  batch, x = {'index': index, 'label': index * 0}, jnp.ones((4, 1, 2, 1))
+  batch, x = {'index': index, 'cond': {'label': index * 0}}, jnp.ones((4, 1, 2, 1))
 
   def total(params):
-    return jnp.sum(apply_network(problem, {'network': params}, x, index * 0 + 5, batch, told))
+    return jnp.sum(apply_network(context, {'network': params}, x, index * 0 + 5, batch, told))
 
   assert jax.grad(total)(0.3) == 0 and total(0.3) != total(0.4)
 
@@ -135,11 +143,11 @@ def test_augmented_images_come_with_their_labels():
   }
   found = with_network(experiment(**settings), network)
   parallel = PARALLEL['pmap'](jax.devices()[:1])
+  job = make_job(found)._replace(parallel=parallel._replace(mean=lambda tree: tree))
 
   params = {'network': {'w': jnp.ones(())}, 'schedule': {}}
   batch = {**found.dataset.train[:8], 'index': np.arange(8)}
-  step = make_step(found, parallel._replace(mean=lambda tree: tree))
-  step(new_state(found, params), batch)
+  make_step(job)(new_state(job.task, job.config, params), job.frozen, batch)
   own = for_purpose(example_keys(step_key(0, 0), jnp.arange(8)), 'augment')
   labels = jax.vmap(data.augmentation.draw_label, (0, None))(own, 0.5)
   np.testing.assert_array_equal(calls['augmentation'], labels)
@@ -158,7 +166,7 @@ def test_augmentation_that_the_network_is_not_told_of_is_refused():
 @pytest.mark.parametrize('loss', ['progressive', 'consistency_distillation'])
 def test_a_distillation_without_a_teacher_is_refused(loss):
   with pytest.raises(InputError, match=r'config\.training\.init_from: unset'):
-    experiment(**{'loss.name': loss})
+    make_task(experiment(**{'loss.name': loss}))
 
 
 def test_devices_change_nothing():
@@ -171,8 +179,10 @@ def test_devices_change_nothing():
   found, updated = experiment(**settings), []
   for count in (1, 2):
     parallel = PARALLEL['pmap'](jax.devices()[:count])
-    step = parallel.compile(make_step(found, parallel))
+    job = make_job(found)._replace(parallel=parallel)
+    step, frozen = parallel.compile(make_step(job)), parallel.place_state(job.frozen)
     batch = {**found.dataset.train[:8], 'index': np.arange(8, dtype=np.int32)}
-    _, metrics = step(parallel.place_state(new_state(found)), parallel.place_batch(batch))
+    state = parallel.place_state(new_state(job.task, job.config))
+    _, metrics = step(state, frozen, parallel.place_batch(batch))
     updated.append([float(metrics['loss']), float(metrics['grad_norm'])])
   np.testing.assert_allclose(updated[1], updated[0], rtol=1e-4)

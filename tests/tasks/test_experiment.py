@@ -6,27 +6,34 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ddpm_jax.training.checks import check_training
-from ddpm_jax.training.experiment import build, new_state
-from ddpm_jax.training.heldout import make_heldout
 from tiny import tiny
 
+from ddpm_jax import load_run
 from ddpm_jax.diffusion import schedules
 from ddpm_jax.diffusion.schedules import CONTINUOUS, Interpolated, parameters
 from ddpm_jax.errors import InputError
 from ddpm_jax.keys import example_keys
-from ddpm_jax.training import generate, load_run, train
+from ddpm_jax.tasks.checks import check_training
+from ddpm_jax.tasks.experiment import build
+from ddpm_jax.tasks.table import make_task
+from ddpm_jax.tasks.train import make_job, train
+from ddpm_jax.training.task import load_frozen
+
+
+def check(config):
+  experiment = build(config)
+  check_training(experiment, make_job(experiment))
 
 
 @pytest.mark.parametrize('name', CONTINUOUS)
 def test_every_path_is_judged_and_sampled(name):
   settings = {'schedule.name': name, 'schedule.num_steps': None, 'parameterization.name': 'v'}
-  experiment = build(tiny(**settings))
-  params = new_state(experiment).params
-  scalars = make_heldout(experiment)(params)
+  task = make_task(build(tiny(**settings)))
+  params, frozen = task.init(None)[0], load_frozen(task)
+  scalars = task.heldout(params, frozen)
   assert len(scalars) > 5 and np.isfinite(list(scalars.values())).all()
   cond, keys = {'label': jnp.arange(2)}, example_keys(jax.random.key(0), jnp.arange(2))
-  images = jax.jit(lambda p: generate(experiment, p, cond, keys))(params['network'])
+  images = jax.jit(task.use.generate)(params, frozen, cond, keys)
   assert images.shape == (2, 8, 8, 1) and np.isfinite(images).all()
 
 
@@ -34,9 +41,9 @@ def test_a_sampler_that_blows_up_is_told_of_before_training(caplog):
   # Noise of 50 times the data's size, in two steps.
   settings = {'schedule.name': 've', 'schedule.num_steps': None, 'sampler.grid': 'linspace'}
   with caplog.at_level(logging.WARNING, logger='absl'):
-    check_training(build(tiny(**settings, **{'sampler.name': 'ddim'})))
+    check(tiny(**settings, **{'sampler.name': 'ddim'}))
     assert not caplog.messages
-    check_training(build(tiny(**settings, **{'sampler.name': 'heun'})))
+    check(tiny(**settings, **{'sampler.name': 'heun'}))
   (line,) = caplog.messages
   assert line.startswith("config.sampler: 'heun' over 'linspace': this sampler blows up in 2 steps")
   assert "the grid 'leading'" in line and 'the sampler ddim' in line
@@ -98,13 +105,14 @@ def test_a_solver_draws_each_example_as_fine_steps_do():
   """On a chain, guided; each of two examples whatever the other is."""
   settings = {'parameterization.name': 'v', 'sampler.guidance': 2.0, 'sampler.threshold': 'none'}
   tolerance = {'sampler.rtol': 1e-3, 'sampler.atol': 1e-3}
-  solver = build(tiny(**settings, **tolerance, **{'sampler.name': 'bosh3'}))
+  solver = make_task(build(tiny(**settings, **tolerance, **{'sampler.name': 'bosh3'})))
   steps = {'sampler.name': 'heun', 'sampler.num_steps': 100, 'sampler.grid': 'log_snr'}
-  params = new_state(solver).params['network']
+  params, frozen = solver.init(None)[0], load_frozen(solver)
   keys, cond = jax.random.split(jax.random.key(0), 2), {'label': jnp.array([3, 8])}
-  draw = jax.jit(lambda keys, cond: generate(solver, params, cond, keys))
+  draw = jax.jit(lambda keys, cond: solver.use.generate(params, frozen, cond, keys))
   drawn = draw(keys, cond)
-  fine = generate(build(tiny(**settings, **steps)), params, cond, keys)
+  stepping = make_task(build(tiny(**settings, **steps)))
+  fine = stepping.use.generate(params, frozen, cond, keys)
   np.testing.assert_allclose(drawn, fine, atol=0.02)
   other = draw(jnp.stack([keys[0], jax.random.key(5)]), {'label': jnp.array([3, 1])})
   np.testing.assert_array_equal(other[0], drawn[0])
@@ -112,8 +120,9 @@ def test_a_solver_draws_each_example_as_fine_steps_do():
 
 
 def test_a_solver_has_no_grid_to_show_and_costs_what_it_finds():
-  experiment = build(tiny(**{'sampler.name': 'tsit5'}))
-  assert experiment.kind.evaluations(experiment) is None
-  assert experiment.kind.describe(experiment) == 'tsit5'
+  task = make_task(build(tiny(**{'sampler.name': 'tsit5'})))
+  params, keys = task.init(None)[0], jax.random.split(jax.random.key(0), 2)
+  assert task.use.evaluations() is None
+  assert task.use.describe() == 'tsit5'
   with pytest.raises(InputError, match=r"config\.sampler\.name: 'tsit5' has no times"):
-    generate(experiment, {}, {}, jax.random.split(jax.random.key(0), 2), return_path=True)
+    task.use.generate(params, {}, {}, keys, return_path=True)

@@ -9,21 +9,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ddpm_jax.training.checks import check_training
-from ddpm_jax.training.experiment import build, new_state
-from ddpm_jax.training.ownership import refuse_foreign
-from ddpm_jax.training.run import Run, check_teacher, initial_params, read_record, write_record
 from tiny import tiny
 
-from ddpm_jax import data
+from ddpm_jax import data, load_run
 from ddpm_jax.diffusion import make_denoiser
 from ddpm_jax.errors import InputError
-from ddpm_jax.training import generate, load_run
+from ddpm_jax.tasks.checks import check_training
+from ddpm_jax.tasks.experiment import build
+from ddpm_jax.tasks.ownership import refuse_foreign
+from ddpm_jax.tasks.run import Run, check_teacher, read_record, write_record
+from ddpm_jax.tasks.table import make_task
+from ddpm_jax.tasks.train import make_job
 from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.state import new_state
 
 
 def shifted(tree, by):
   return jax.tree.map(lambda leaf: leaf + by, tree)
+
+
+def first_params(experiment, plugins=()):
+  """What training begins with of another run; None where it begins from the seed."""
+  given = make_job(experiment, plugins).given
+  return None if given is None else given()
 
 
 @pytest.fixture(scope='module')
@@ -31,8 +39,8 @@ def saved(tmp_path_factory):
   """A run with checkpoints 10 and 20; its averages are its parameters plus the step."""
   workdir = tmp_path_factory.mktemp('run')
   experiment = build(tiny())
-  write_record(workdir, experiment)
-  state = new_state(experiment)
+  write_record(workdir, experiment, {})
+  state = new_state(make_task(experiment), experiment.config)
   with Checkpoints(workdir / 'checkpoints', keep=2) as checkpoints:
     for step in (10, 20):
       checkpoints.save(step, state.replace(ema=shifted(state.ema, step)), {})
@@ -60,24 +68,29 @@ def test_a_run_is_loaded_without_its_data(saved, monkeypatch):
   assert run.config == tiny()
 
 
-def test_the_record_knows_which_classes_have_examples(tmp_path):
+@pytest.mark.parametrize('version', [1, 2])
+def test_the_record_knows_which_classes_have_examples(tmp_path, version):
   image = np.zeros((6, 8, 8, 1), np.uint8)
-  split = data.Arrays(image, np.array([0, 2, 2, 0, 2, 0]))
-  experiment = build(tiny(), data.Dataset('mine', split, split, (8, 8, 1), 17, num_classes=4))
-  write_record(tmp_path, experiment)
-  record, empty = tmp_path / 'config.json', data.Arrays(image[:0], np.zeros(0, int))
+  split = data.Arrays(image, {'label': np.array([0, 2, 2, 0, 2, 0])})
+  dataset = data.Dataset('mine', split, split, (8, 8, 1), 17, data.labeled(4, split, split))
+  write_record(tmp_path, build(tiny(), dataset), {})
+  record = tmp_path / 'config.json'
 
   def known(**changed):
     tree = json.loads(record.read_text())
-    tree['data'] |= changed
+    if version == 1 and 'cond' in tree['data']:
+      field = tree['data'].pop('cond')['label']
+      tree['data'] |= {name: field[name] for name in ('num_classes', 'classes')}
+    (tree['data'] if version == 1 else tree['data']['cond']['label']).update(changed)
     record.write_text(json.dumps(tree))
-    return data.Dataset(train=empty, test=empty, **read_record(tmp_path)['data']).classes
+    return read_record(tmp_path)['data']['cond']['label'].classes
 
   assert known() == (0, 2)
   # Records of before have none: all of them.
   assert known(classes=None) == (0, 1, 2, 3)
   for wrong in ([4], [-1], ['a'], [0.5], 'all', {'0': 1}):
-    with pytest.raises(InputError, match=r'config\.json: data\.classes: .* not all numbers'):
+    words = r'config\.json: data\..*classes: .* not (all numbers|a list)'
+    with pytest.raises(InputError, match=words):
       known(classes=wrong)
 
 
@@ -101,7 +114,7 @@ def test_the_denoiser_is_that_of_the_parameters(saved):
 
 def test_a_sample_depends_on_its_own_key_and_label_alone(saved):
   run = load_run(saved[0], ema=False, plugins=('tiny',))
-  draw = jax.jit(lambda cond, keys: generate(run.experiment, run.params, cond, keys))
+  draw = jax.jit(lambda cond, keys: run.use.generate(run.trained, run.frozen, cond, keys))
   keys = jax.random.split(jax.random.key(1), 4)
   label = jnp.array([3, 1, 4, 1])
   both = draw({'label': label}, keys)
@@ -144,7 +157,7 @@ def weight(factor, comment=''):
 def test_a_run_goes_on_by_the_code_that_it_began_with(written, tmp_path):
   run, settings = tmp_path / 'run', {'loss.weight': 'my_losses:weight'}
   config = written(weight(1.0), **settings)
-  write_record(run, build(config))
+  write_record(run, build(config), {})
   (run / 'metrics.jsonl').write_text('{"step": 1}\n')  # something to lose
   refuse_foreign(run, config)
   refuse_foreign(run, written(weight(1.0, '  # of every time alike'), **settings))
@@ -164,7 +177,7 @@ def test_a_run_goes_on_by_the_code_that_it_began_with(written, tmp_path):
 def test_other_code_of_the_sampler_does_not_keep_a_run_from_going_on(written, tmp_path):
   sampler = 'from ddpm_jax.samplers import ddim as mine\n'
   settings = {'sampler.name': 'my_losses:mine', 'sampler.num_steps': 2}
-  write_record(tmp_path / 'run', build(written(sampler, **settings)))
+  write_record(tmp_path / 'run', build(written(sampler, **settings)), {})
   (tmp_path / 'run' / 'metrics.jsonl').write_text('{"step": 1}\n')
   refuse_foreign(tmp_path / 'run', written(sampler + 'more = 1\n', **settings))
 
@@ -172,7 +185,7 @@ def test_other_code_of_the_sampler_does_not_keep_a_run_from_going_on(written, tm
 def test_a_run_whose_code_has_changed_is_loaded_with_a_word(saved, written, tmp_path, caplog):
   shutil.copytree(saved[0], tmp_path / 'run')
   settings, plugins = {'loss.weight': 'my_losses:weight'}, ('tiny', 'my_losses')
-  write_record(tmp_path / 'run', build(written(weight(1.0), **settings)))
+  write_record(tmp_path / 'run', build(written(weight(1.0), **settings)), {})
   with caplog.at_level(logging.WARNING, logger='absl'):
     load_run(tmp_path / 'run', plugins=plugins)
     assert not caplog.records
@@ -204,10 +217,10 @@ def test_what_a_folder_names_is_neither_imported_to_compare_nor_to_load_it(
   with pytest.raises(InputError, match=r"config.json: needs code .*'my_losses:weight' \(config.lo"):
     load_run(run, plugins=('tiny',))
   with pytest.raises(InputError, match='config.training.init_from: .*--plugins=my_losses'):
-    initial_params(build(tiny(**{'training.init_from': str(run)})))
+    first_params(build(tiny(**{'training.init_from': str(run)})))
   assert not mark.exists()
   own = build(tiny(**{'training.init_from': str(run)}))
-  assert initial_params(own, plugins=('my_losses',)) and mark.exists()
+  assert first_params(own, plugins=('my_losses',)) and mark.exists()
 
 
 def test_a_teacher_may_name_what_its_student_names(saved, written, tmp_path):
@@ -216,18 +229,18 @@ def test_a_teacher_may_name_what_its_student_names(saved, written, tmp_path):
   spoil(run, 'loss', weight='my_losses:weight')
   settings = {'training.init_from': str(run), 'loss.time_law': 'my_losses:law'}
   law = 'from ddpm_jax.losses.time_laws import uniform as law\n'
-  assert initial_params(build(written(weight(1.0) + law, **settings)))
+  assert first_params(build(written(weight(1.0) + law, **settings)))
 
 
 def test_a_later_format_is_named_and_none_is_of_today(saved, tmp_path):
   run = tmp_path / 'run'
   shutil.copytree(saved[0], run)
   record = json.loads((run / 'config.json').read_text())
-  for version, message in ((2, 'written by a later version'), ('1', 'cannot be read')):
+  for version, message in ((3, 'written by a later version'), ('1', 'cannot be read')):
     (run / 'config.json').write_text(json.dumps(record | {'format': version}))
     with pytest.raises(InputError, match=f'config.json: .*{message}'):
       load_run(run, plugins=('tiny',))
-  assert record.pop('format') == 1
+  assert record.pop('format') == 2
   (run / 'config.json').write_text(json.dumps(record))
   assert load_run(run, plugins=('tiny',)).step == 20
 
@@ -248,7 +261,13 @@ DAMAGE = {
   'levels in words': lambda text: with_data(text, 'num_levels', 'many'),
   'levels beyond any': lambda text: with_data(text, 'num_levels', 10**30),
   'a side beyond any': lambda text: with_data(text, 'image_shape', [10**30, 1, 1]),
-  'classes below zero': lambda text: with_data(text, 'num_classes', -1),
+  'classes below zero': lambda text: with_label(text, 'num_classes', -1),
+  'a condition that is a list': lambda text: with_data(text, 'cond', ['label']),
+  'a label that is a number': lambda text: with_data(text, 'cond', {'label': 10}),
+  'a label with parts of its own': lambda text: with_label(text, 'size', 3),
+  'a label of a shape below zero': lambda text: with_label(text, 'shape', [-1]),
+  'a label of no known type': lambda text: with_label(text, 'dtype', 'object'),
+  'a null in words': lambda text: with_label(text, 'null', 'none'),
   'a name that is none': lambda text: with_data(text, 'name', [1]),
 }
 
@@ -256,6 +275,12 @@ DAMAGE = {
 def with_data(text, name, value):
   record = json.loads(text)
   record['data'][name] = value
+  return json.dumps(record)
+
+
+def with_label(text, name, value):
+  record = json.loads(text)
+  record['data']['cond']['label'][name] = value
   return json.dumps(record)
 
 
@@ -284,9 +309,9 @@ def test_arguments_of_another_form_are_named_in_one_line(saved, tmp_path, args):
 def test_init_from_takes_the_averages_of_another_run(saved):
   workdir, state = saved
   experiment = build(tiny(**{'training.init_from': str(workdir), 'loss.weight': 'output'}))
-  params = initial_params(experiment)
+  params = first_params(experiment)
   assert same(params['network'], shifted(state.params['network'], 20))
-  fresh = new_state(experiment, params)
+  fresh = new_state(make_task(experiment), experiment.config, params)
   assert int(fresh.step) == 0
   assert same(fresh.params, {**params, 'loss': {}})
   assert same(fresh.ema, {'0.9': fresh.params})
@@ -296,15 +321,15 @@ def test_init_from_refuses_another_network_and_a_missing_run(saved, tmp_path):
   workdir, _ = saved
   other = build(tiny(**{'training.init_from': str(workdir), 'model.args.width': 8}))
   with pytest.raises(InputError, match='config.training.init_from: .* other names or shapes'):
-    initial_params(other)
+    first_params(other)
   missing = build(tiny(**{'training.init_from': str(tmp_path)}))
   with pytest.raises(InputError, match='config.training.init_from: .* not the folder of a run'):
-    initial_params(missing)
+    first_params(missing)
 
 
 def test_without_init_from_training_begins_from_the_seed():
-  assert initial_params(build(tiny())) is None
-  one, two, three = (new_state(build(tiny(seed=seed))).params for seed in (0, 0, 1))
+  assert first_params(build(tiny())) is None
+  one, two, three = (make_task(build(tiny(seed=seed))).init(None)[0] for seed in (0, 0, 1))
   assert same(one, two) and not same(one, three)
 
 
@@ -341,12 +366,14 @@ GUIDED = {
 def test_guidance_by_a_null_label_that_is_never_trained_is_refused(guidance):
   settings = GUIDED | {'sampler.guidance': guidance}
   experiment = build(tiny(**settings))
-  params, cond = new_state(experiment).params['network'], {'label': jnp.zeros(1, jnp.int32)}
+  task = make_task(experiment)
+  trained, cond = task.init(None)[0], {'label': jnp.zeros(1, jnp.int32)}
+  run = Run(experiment, task, task.use, 0, trained, {})
   keys = jax.random.split(jax.random.key(0), 1)
   for use in (
-    lambda: check_training(experiment),
-    lambda: Run(experiment, 0, params).rebuild(experiment.config),
-    lambda: generate(experiment, params, cond, keys),
+    lambda: check_training(experiment, make_job(experiment)),
+    lambda: run.rebuild(experiment.config),
+    lambda: run.use.generate(trained, {}, cond, keys),
   ):
     with pytest.raises(
       InputError, match=r'^config\.sampler\.guidance: .*config\.model\.label_dropout=0'
@@ -354,4 +381,5 @@ def test_guidance_by_a_null_label_that_is_never_trained_is_refused(guidance):
       use()
   free = {'sampler.guidance': 1.0, 'model.label_dropout': 0.1, 'dataset.conditional': False}
   for name, value in free.items():
-    check_training(build(tiny(**settings | {name: value})))
+    other = build(tiny(**settings | {name: value}))
+    check_training(other, make_job(other))

@@ -11,7 +11,6 @@ import test_step
 from test_step import DECAYS, WAYS, batch, make, make_bare, new_params
 from tiny import tiny
 
-from ddpm_jax.config.settings import Parallel
 from ddpm_jax.errors import InputError
 from ddpm_jax.tasks.checks import remarks
 from ddpm_jax.tasks.experiment import build
@@ -50,7 +49,7 @@ def test_slices_that_do_not_fit_are_refused(numbers, slices, words):
 
 def test_only_hsdp_takes_slices():
   with pytest.raises(InputError, match="config.parallel.slices: 2 is set, but 'jit' makes no use"):
-    make_parallel(Parallel(mode='jit', slices=2), jax.devices())
+    make_parallel('jit', jax.devices(), slices=2)
 
 
 def test_slices_are_refused_before_anything_is_made(tmp_path):

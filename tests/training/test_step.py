@@ -158,6 +158,36 @@ def test_the_state_is_donated_and_nothing_is_compiled_or_moved_twice(mode, caplo
 
 
 @pytest.mark.parametrize('mode', WAYS)
+def test_what_is_frozen_is_an_argument_and_no_constant_of_the_program(mode, caplog):
+  """Gradient descent with rate 1/2 on |w - f|² goes to f, whatever f is."""
+
+  def distance(context, params, state, batch, keys):
+    off = params['w'] - context.frozen['teacher']['goal']
+    return LossOutput(jnp.sum(off**2) + 0.0 * batch['index'], {}, state)
+
+  optimizer, rng = optax.sgd(0.5), np.random.default_rng(5)
+  step, _, parallel = make(mode, 2, distance, optimizer)
+  start, compiled = rng.normal(size=16).astype(np.float32), []
+  goals = rng.normal(size=(3, 16)).astype(np.float32)
+  with jax.log_compiles():
+    for goal in goals:
+      first = init_state({'w': jnp.asarray(start)}, optimizer, averages=tuple(DECAYS))
+      names = [str(path) for path, _ in jax.tree_util.tree_leaves_with_path(first)]
+      assert not any('teacher' in name or 'goal' in name for name in names)
+      state, frozen = (parallel.place_state(tree) for tree in (first, {'teacher': {'goal': goal}}))
+      rows = parallel.place_batch(batch())
+      before = sum('XLA compilation of' in line for line in caplog.messages)
+      state, metrics = step(state, frozen, rows)
+      compiled.append(sum('XLA compilation of' in line for line in caplog.messages) - before)
+      np.testing.assert_allclose(metrics['loss'], np.sum((start - goal) ** 2), rtol=1e-5)
+      np.testing.assert_allclose(state.params['w'], goal, atol=1e-6)
+      # The average moves a tenth of the way from the start, and the frozen array stays as it is.
+      np.testing.assert_allclose(state.ema['0.9']['w'], 0.9 * start + 0.1 * goal, atol=1e-6)
+      np.testing.assert_array_equal(jax.tree.leaves(frozen)[0], goal)
+  assert compiled[0] > 0 and compiled[1:] == [0, 0]
+
+
+@pytest.mark.parametrize('mode', WAYS)
 def test_a_loss_may_gather_what_all_devices_hold(mode):
   def ranks(context, params, state, batch, keys):
     del state, keys
