@@ -291,8 +291,8 @@ TOYS = {
     'loss.name': 'simple',
     'loss.weight': 'output',
     'sampler.name': 'rk4',
-    'sampler.grid': 'trailing',
-    'sampler.num_steps': 40,
+    'sampler.grid': 'log_snr',
+    'sampler.num_steps': 80,
   },
   'adversarial': {
     'dataset.name': 'task_toys:normal',
