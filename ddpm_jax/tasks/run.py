@@ -224,7 +224,7 @@ def understood(workdir: epath.Path, record: Any) -> dict[str, Any]:
     return {
       'config': upgraded(dict(record['config'])),
       'data': read_shape(record['data']),
-      'frozen': dict(record.get('frozen', {})),
+      'frozen': dict(record['frozen']) if 'frozen' in record else None,
       'provenance': dict(record.get('provenance', {})),
     }
 

@@ -145,14 +145,16 @@ def refuse_changed(before: Any, now: Mapping[str, Mapping[str, str]]) -> None:
     now: the `frozen_record` of today.
 
   Raises:
-    InputError: a part that the record names has other arrays now.
+    InputError: a part has other arrays now, or the record does not know it.
   """
+  if not isinstance(before, Mapping):
+    return
   for name, part in now.items():
-    known = before.get(name) if isinstance(before, Mapping) else None
-    if isinstance(known, Mapping) and known.get('xxh128') != part['xxh128']:
+    known = before.get(name)
+    if not isinstance(known, Mapping) or known.get('xxh128') != part['xxh128']:
       raise InputError(
         f'{part["source"]}: the {name} that the run was trained with has changed since; restore '
-        'it, or train another run in another --workdir'
+        'it, or give another --workdir'
       )
 
 
