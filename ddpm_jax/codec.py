@@ -22,7 +22,7 @@ class Codec(NamedTuple):
   """How stored data x becomes z, which is diffused, and how z becomes a picture.
 
   Attributes:
-    encode: (params, x (B, …) as stored, keys (B,)) -> z (B, *shape), float32. An encoder may draw:
+    encode: (params, x (B, …) as stored, keys (B,)) -> z (B, *shape). An encoder may draw:
       example i depends on x[i] and keys[i] alone.
     decode: (params, z (B, *shape)) -> pictures, uint8 (B, H, W, C).
     shape: of one z.

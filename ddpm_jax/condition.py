@@ -28,9 +28,9 @@ class Field:
     dtype: NumPy's name of its type, such as 'int32'.
     null: the number that fills a value which says nothing.
     title: what the entry is, in words, such as 'class' or 'caption'.
-    num_classes: the values are classes 0 … num_classes - 1, and null is no class; None for values
-      that are no classes.
-    classes: the classes that have a training example; None for values that are no classes.
+    num_classes: the value is one class of 0 … num_classes - 1, and null is no class; None for a
+      value that is no class label.
+    classes: the classes that have a training example; None for a value that is no class label.
   """
 
   shape: tuple[int, ...] = ()
@@ -68,8 +68,8 @@ def classes_in(spec: Spec, cond: Cond) -> np.ndarray | None:
   return None if name is None else np.asarray(cond[name])
 
 
-def read(spec: Spec) -> str:
-  """What the entries are, in words."""
+def titles(spec: Spec) -> str:
+  """The titles of the entries, each once, such as 'caption, picture'."""
   return ', '.join(dict.fromkeys(field.title for field in spec.values()))
 
 

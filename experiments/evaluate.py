@@ -18,7 +18,7 @@ import rich
 from absl import flags
 from etils import epath
 
-from ddpm_jax.condition import read
+from ddpm_jax.condition import titles
 from ddpm_jax.config import from_json, to_json
 from ddpm_jax.data import Dataset
 from ddpm_jax.errors import InputError
@@ -217,7 +217,7 @@ def measured_bits(dataset: Dataset, run: Run, name: str, measure: Measure) -> Fi
     )
   if not math.isfinite(estimate.mean):
     raise Unavailable(f'their mean over the images is {estimate.mean}')
-  given = f', given the {read(dataset.cond)}' if dataset.cond else ''
+  given = f', given the {titles(dataset.cond)}' if dataset.cond else ''
   return {**estimate._asdict(), 'how': f'{measure.how}, {estimate.replicates} replicates{given}'}
 
 

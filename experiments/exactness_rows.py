@@ -15,8 +15,7 @@ from ddpm_jax.diffusion import PARAMETERIZATIONS
 from ddpm_jax.evaluation import exactness
 from ddpm_jax.evaluation.noise_levels import make_bin_errors
 from ddpm_jax.keys import example_keys
-from ddpm_jax.losses import FACTORS, LOSSES, PRESETS
-from ddpm_jax.tasks.denoising import OTHERS
+from ddpm_jax.losses import FACTORS, LOSSES, OF_AUTOENCODERS, PRESETS
 from ddpm_jax.tasks.run import Run, load_run
 from ddpm_jax.tasks.train import train
 
@@ -62,7 +61,7 @@ OTHER_OPTIMUM = {'l1', 'huber', 'pseudo_huber', 'offset', 'perturbed', 'transpor
 def variants() -> dict[str, Settings]:
   """The settings of each row; teachers come first."""
   rows: dict[str, Settings] = {'simple': {}, 'edm teacher': {}, 'self_condition': {}}
-  for name in sorted(set(LOSSES) - OTHERS):
+  for name in sorted(set(LOSSES) - OF_AUTOENCODERS):
     rows[name] = {'loss.name': name}
   for factor, table in FACTORS.items():
     for name, function in table.items():

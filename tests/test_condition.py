@@ -245,5 +245,5 @@ def test_the_null_of_a_class_is_the_number_after_the_last():
 
 
 def test_what_is_read_is_said_in_words_once():
-  words = condition.read(SPEC)
+  words = condition.titles(SPEC)
   assert re.split(', ', words) == ['label', 'vector', 'caption', 'picture']

@@ -34,5 +34,5 @@ def all_tables() -> Tables:
     'evaluation.likelihoods': likelihoods.LIKELIHOODS,
     'evaluation.decoder': likelihoods.DECODERS,
   }
-  factors = {f'loss.{factor}': table for factor, table in losses.FACTORS.items()}
+  factors = {f'loss.{factor}': entries for factor, entries in losses.FACTORS.items()}
   return Tables(groups, options, factors, table.UNREAD)

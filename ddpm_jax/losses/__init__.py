@@ -56,6 +56,9 @@ LOSSES: dict[str, Loss] = {
 # the same.
 OF_TEACHERS = {'consistency_distillation': 'edm', 'progressive': None}
 
+# Those that train an autoencoder; the others train a network that removes noise.
+OF_AUTOENCODERS = frozenset({'elbo'})
+
 SIMPLE = Factors(weights.simple, time_laws.uniform, distances.l2)
 PRESETS = {
   'simple': SIMPLE,
@@ -98,6 +101,7 @@ __all__ = [
   'FACTORS',
   'LOSSES',
   'NOISE_LAWS',
+  'OF_AUTOENCODERS',
   'OF_TEACHERS',
   'PRESETS',
   'TIME_LAWS',

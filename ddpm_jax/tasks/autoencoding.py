@@ -16,9 +16,8 @@ from ddpm_jax.condition import Cond
 from ddpm_jax.config.settings import naming
 from ddpm_jax.errors import InputError
 from ddpm_jax.keys import Keys, example_keys, for_purpose, step_key
-from ddpm_jax.losses import LossContext, LossOutput
+from ddpm_jax.losses import OF_AUTOENCODERS, LossContext, LossOutput
 from ddpm_jax.tasks import evidence
-from ddpm_jax.tasks.denoising import OTHERS as LOSSES
 from ddpm_jax.tasks.experiment import Experiment
 from ddpm_jax.tasks.heldout import evenly_spaced
 from ddpm_jax.tasks.parts import begin, encoded, later, make_preview
@@ -59,10 +58,10 @@ def check(experiment: Experiment) -> None:
       f"config.model.name: '{config.model.name}' has no encoder and decoder; take 'autoencoder', "
       'or set config.task.name=denoising'
     )
-  if config.loss.name not in LOSSES:
+  if config.loss.name not in OF_AUTOENCODERS:
     raise InputError(
       f"config.loss.name: '{config.loss.name}' trains no autoencoder; choose one of "
-      f'{", ".join(sorted(LOSSES))}'
+      f'{", ".join(sorted(OF_AUTOENCODERS))}'
     )
   with naming('config'):
     experiment.codec.levels('the evidence lower bound')

@@ -17,10 +17,10 @@ from jax import Array
 from ddpm_jax.condition import shapes
 from ddpm_jax.config import Config
 from ddpm_jax.config.plugins import PLUGIN
-from ddpm_jax.data.dataset import EARLIER
+from ddpm_jax.data.dataset import EARLIER, Dataset
 from ddpm_jax.errors import InputError
 from ddpm_jax.keys import Keys, example_keys, step_key
-from ddpm_jax.losses import LOSSES, LossContext, LossOutput, trained_variance
+from ddpm_jax.losses import LOSSES, LossOutput, trained_variance
 from ddpm_jax.models.unet import UNet
 from ddpm_jax.tasks.denoising import make_context
 from ddpm_jax.tasks.drawing import check_guidance, warn_unstable
@@ -214,37 +214,34 @@ def traced_loss(job: Job, gather: Callable[[Array], Array] = lambda values: valu
 
 
 def batch_and_keys(job: Job) -> tuple[Batch, Keys]:
-  """The shapes of what a loss is given in training."""
-  size, dataset = job.config.dataset.batch_size, job.dataset
+  """The shapes of what a task's loss is given in training."""
+  stored = jax.ShapeDtypeStruct(job.dataset.image_shape, jnp.uint8)
+  return shapes_of_batch(job.config.dataset.batch_size, stored, job.dataset)
+
+
+def shapes_of_batch(size: int, x: jax.ShapeDtypeStruct, dataset: Dataset) -> tuple[Batch, Keys]:
+  """The shapes of a batch of `size` examples like x, with their conditions, and their keys."""
+  key = step_key(0, 0)
   batch = {
-    'x': jax.ShapeDtypeStruct((size, *dataset.image_shape), jnp.uint8),
+    'x': jax.ShapeDtypeStruct((size, *x.shape), x.dtype),
     'cond': shapes(dataset.cond, size),
     'index': jax.ShapeDtypeStruct((size,), jnp.int32),
   }
-  key = step_key(0, 0)
   return batch, Keys(key, example_keys(key, jnp.arange(size)))
 
 
 def check_noise_law(experiment: Experiment) -> None:
   """Raises InputError where a law of the noise does not return two noises like what is diffused."""
-  context, size = make_context(experiment), experiment.config.dataset.batch_size
-  batch = {
-    'x': jax.ShapeDtypeStruct((size, *experiment.codec.shape), jnp.float32),
-    'cond': shapes(experiment.dataset.cond, size),
-    'index': jax.ShapeDtypeStruct((size,), jnp.int32),
-  }
-  key = step_key(0, 0)
-  keys = Keys(key, example_keys(key, jnp.arange(size)))
+  context = make_context(experiment)
+  diffused = jax.ShapeDtypeStruct(experiment.codec.shape, jnp.float32)
+  size = experiment.config.dataset.batch_size
+  batch, keys = shapes_of_batch(size, diffused, experiment.dataset)
   where = f"config.loss.noise_law: '{experiment.config.loss.noise_law}'"
-  found = traced(where, eval_shapes, context.factors.noise_law, context, batch, keys)
+  law = functools.partial(context.factors.noise_law, context)
+  found = traced(where, jax.eval_shape, law, batch, keys)
   sizes = [getattr(noise, 'shape', None) for noise in jax.tree.leaves(found)]
   if sizes != [batch['x'].shape] * 2:
     raise InputError(f"{where} does not return (eps, shown), both like batch['x']")
-
-
-def eval_shapes(law: Callable, context: LossContext, batch: Batch, keys: Keys) -> Any:
-  """The shapes that a law of the noise returns."""
-  return jax.eval_shape(functools.partial(law, context), batch, keys)
 
 
 def traced(where: str, function: Callable, *args: Any) -> Any:

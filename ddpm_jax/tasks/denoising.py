@@ -19,7 +19,7 @@ from ddpm_jax.diffusion.parameterization import Denoiser
 from ddpm_jax.diffusion.schedules import bind
 from ddpm_jax.errors import InputError
 from ddpm_jax.keys import Keys, example_keys, for_purpose
-from ddpm_jax.losses import LOSSES, OF_TEACHERS, LossContext, LossOutput
+from ddpm_jax.losses import LOSSES, OF_AUTOENCODERS, OF_TEACHERS, LossContext, LossOutput
 from ddpm_jax.samplers.thresholding import check_threshold
 from ddpm_jax.tasks import drawing, likelihoods
 from ddpm_jax.tasks.drawing import Route, recalls, route_of
@@ -27,8 +27,6 @@ from ddpm_jax.tasks.experiment import Experiment
 from ddpm_jax.tasks.heldout import eps_errors, evenly_spaced, levels
 from ddpm_jax.tasks.parts import Preview, begin, encoded, later, make_preview
 from ddpm_jax.training.task import Batch, Frozen, Task, Use
-
-OTHERS = frozenset({'elbo'})  # the losses that train something else
 
 
 def denoising(experiment: Experiment, teacher: Frozen | None = None) -> Task:
@@ -68,8 +66,8 @@ def check(experiment: Experiment) -> None:
       f"config.model.name: '{config.model.name}' removes no noise; set "
       'config.task.name=autoencoding, or take another network'
     )
-  if config.loss.name in OTHERS:
-    mend = ', '.join(sorted(LOSSES.keys() - OTHERS))
+  if config.loss.name in OF_AUTOENCODERS:
+    mend = ', '.join(sorted(LOSSES.keys() - OF_AUTOENCODERS))
     raise InputError(
       f"config.loss.name: '{config.loss.name}' trains no denoiser; choose one of {mend}"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -83,10 +83,7 @@ def advance_all(
       save()
     checkpoints.wait()
   if step < num_steps:
-    with hosts.together():
-      raise_fault(batches)
-    told = f'interrupted and saved at step {step}' if step else 'interrupted before the first step'
-    raise Interrupted(asked.signum, f'{told}; the same command goes on from there')
+    raise_end(batches, asked.signum, step)
   report.summary()
 
 
@@ -108,6 +105,14 @@ def raise_fault(batches: data.Ahead) -> None:
   """Raises what the data raised, if anything."""
   if batches.fault:
     raise batches.fault
+
+
+def raise_end(batches: data.Ahead, signum: int, step: int) -> NoReturn:
+  """Raises what ended a run at `step`, saved: a fault in the data of a host, or a signal."""
+  with hosts.together():
+    raise_fault(batches)
+  told = f'interrupted and saved at step {step}' if step else 'interrupted before the first step'
+  raise Interrupted(signum, f'{told}; the same command goes on from there')
 
 
 def make_step(job: Job) -> Step:

@@ -7,9 +7,9 @@ That is a data set, `dataset.name='condition_toys:tokens'`, and a network,
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from tiny import filled
 
 from ddpm_jax.condition import Field, Spec, class_field
-from ddpm_jax.config import base_config, from_config_dict
 from ddpm_jax.data import Arrays, Dataset
 from ddpm_jax.models import drop_cond
 from ddpm_jax.models.layers import Dropout
@@ -41,15 +41,7 @@ SETTINGS = {
 def toy(dataset, model, **settings):
   """A config of one of the data sets and one of the networks."""
   names = {'dataset.name': f'condition_toys:{dataset}', 'model.name': f'condition_toys:{model}'}
-  config = base_config()
-  for path, value in {**SETTINGS, **names, **settings}.items():
-    *groups, name = path.split('.')
-    node = config
-    for group in groups:
-      node = node[group]
-    with node.unlocked():
-      node[name] = value
-  return from_config_dict(config)
+  return filled({**SETTINGS, **names, **settings})
 
 
 def pictures(parts, rng):

@@ -3,16 +3,14 @@
 None of them is a part of the package: each plugs in by its name, as 'task_toys:adversarial'.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
+from tiny import filled
 
 from ddpm_jax.codec import Codec, scale, to_uint8
-from ddpm_jax.config import base_config, from_config_dict
 from ddpm_jax.data import Arrays, Dataset
 from ddpm_jax.diffusion.parameterization import network_input
 from ddpm_jax.keys import for_purpose
@@ -320,10 +318,4 @@ TOYS = {
 
 def config_of(toy, **settings):
   """A toy's config with some settings changed, as config_of('masking', **{'seed': 1})."""
-  config = base_config()
-  for path, value in {**COMMON, **TOYS[toy], **settings}.items():
-    *groups, name = path.split('.')
-    node = functools.reduce(lambda tree, group: tree[group], groups, config)
-    with node.unlocked():
-      node[name] = value
-  return from_config_dict(config)
+  return filled({**COMMON, **TOYS[toy], **settings})

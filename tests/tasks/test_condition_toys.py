@@ -428,10 +428,11 @@ def test_the_commands_take_conditions_from_a_file(folder, loaded, tmp_path):
 
 def command(name, *flags):
   here = pathlib.Path(__file__).parent
+  paths = ':'.join(map(str, (here, here.parent / 'training', ROOT)))
   done = subprocess.run(
     [sys.executable, '-m', f'experiments.{name}', *flags],
     cwd=ROOT,
-    env={**os.environ, 'JAX_NUM_CPU_DEVICES': '1', 'PYTHONPATH': f'{here}:{ROOT}'},
+    env={**os.environ, 'JAX_NUM_CPU_DEVICES': '1', 'PYTHONPATH': paths},
     capture_output=True,
     text=True,
   )

@@ -60,8 +60,13 @@ class Net(nn.Module):
 
 def tiny(**settings) -> Config:
   """The tiny config with some settings changed: tiny(**{'dataset.batch_size': 7})."""
+  return filled({**SETTINGS, **settings})
+
+
+def filled(settings) -> Config:
+  """The config with these settings, {'dataset.batch_size': 7}, and every other at its default."""
   config = base_config()
-  for path, value in {**SETTINGS, **settings}.items():
+  for path, value in settings.items():
     *groups, name = path.split('.')
     node = config
     for group in groups:
