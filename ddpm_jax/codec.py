@@ -53,8 +53,8 @@ class Codec(NamedTuple):
     """
     if self.num_levels is None or self.bounds != (-1, 1):
       raise ValueError(
-        f'codec.name: {what} is a probability of the data, which this codec does not keep whole, '
-        'in levels from -1 to 1'
+        f'codec.name: {what} is a probability of the data, and this codec does not keep all of its '
+        'levels, from -1 to 1'
       )
     return self.num_levels
 

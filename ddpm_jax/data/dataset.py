@@ -74,8 +74,8 @@ class Dataset:
     split = self.test if len(self.test) else self.train
     if not len(split):
       raise InputError(
-        f'cond: {", ".join(self.cond)} of samples are taken from the data set, which is not open '
-        'here; give them'
+        f'cond: samples take {", ".join(self.cond)} from examples of the data set, which is not '
+        'open here; give the values yourself'
       )
     return self.read(split, np.arange(num) % len(split))['cond']
 

@@ -86,7 +86,7 @@ class Conditioning(nn.Module):
 
 
 def drop_cond(cond: Cond, null: Cond, keys: Array | None, rate: float) -> Cond:
-  """The condition, in training that of each example with probability `rate` its null.
+  """The condition; in training each example's is replaced by its null with probability `rate`.
 
   One draw decides: of what is dropped at two rates, the less frequent goes only with the other.
 

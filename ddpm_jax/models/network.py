@@ -76,9 +76,9 @@ def spec_of(module: nn.Module) -> Spec:
 
 
 def never_null(module: nn.Module) -> str | None:
-  """The attribute by which a module never sees its null condition in training; None where it does.
+  """The name of the module's dropout rate where it is zero: then it never sees its null.
 
-  It is a rate of dropout that is zero. Of a module without such an attribute nothing is known.
+  None where a rate is above zero, and for a module that has no attribute of these names.
   """
   rates = [name for name in DROPOUTS if hasattr(module, name)]
   return rates[0] if rates and not any(getattr(module, name) for name in rates) else None

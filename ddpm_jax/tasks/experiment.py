@@ -276,6 +276,6 @@ def check_beside(config: Config, dataset: data.Dataset) -> None:
   for setting in ('flip', 'augment'):
     if beside and getattr(config.dataset, setting):
       raise InputError(
-        f"config.dataset.{setting}: it moves an image, and not the '{beside[0]}' of its size in "
-        'its condition; leave it unset'
+        f"config.dataset.{setting}: it would move an image but not the '{beside[0]}' of the same "
+        'size in its condition; leave it unset'
       )

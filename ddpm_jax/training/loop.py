@@ -108,7 +108,7 @@ def raise_fault(batches: data.Ahead) -> None:
 
 
 def raise_end(batches: data.Ahead, signum: int, step: int) -> NoReturn:
-  """Raises what ended a run at `step`, saved: a fault in the data of a host, or a signal."""
+  """Raises what ended a run that is saved at `step`: a fault in a host's data, or a signal."""
   with hosts.together():
     raise_fault(batches)
   told = f'interrupted and saved at step {step}' if step else 'interrupted before the first step'

@@ -149,7 +149,7 @@ def test_where_an_entry_is_no_class_samples_are_of_held_out_examples_in_turn():
   assert found['label'].tolist() == [2, 0, 1, 2] and found.keys() == spec.keys()
   np.testing.assert_array_equal(found['vector'], vectors[[0, 1, 2, 0]])
   none = Arrays(IMAGE[:0], {'label': np.zeros(0, int), 'vector': vectors[:0]})
-  with pytest.raises(InputError, match='^cond: vector, label of samples are taken from the data'):
+  with pytest.raises(InputError, match='^cond: samples take vector, label from examples of'):
     Dataset('x', none, none, (2, 2, 1), 256, spec).some_cond(4)
 
 

@@ -142,7 +142,7 @@ def test_what_has_no_likelihood_is_refused_in_one_line():
   experiment = exact(gaussian, chain, LEVELS, {})
   lossy = dataclasses.replace(experiment, codec=experiment.codec._replace(num_levels=None))
   for refused, options, words in (
-    (lossy, {}, 'config.codec.name: bits/dim is a probability of the data, which this codec'),
+    (lossy, {}, 'config.codec.name: bits/dim is a probability of the data, and this codec'),
     (experiment, {'names': ['chian']}, "--likelihood: 'chian' is not one of"),
     (experiment, {'variance': 'fraction'}, '--variance: this network learned no fraction'),
   ):
