@@ -274,14 +274,14 @@ def read_cond(run: Run, num: int, file: str) -> dict[str, np.ndarray]:
   spec, path = run.experiment.dataset.cond, on_disk(file, '--cond')
   try:
     with np.load(path, allow_pickle=False) as arrays:
-      cond = typed(spec, {name: in_turn(arrays[name], num) for name in spec})
+      cond = {name: in_turn(arrays[name], num) for name in spec}
   except (*UNREADABLE, TypeError) as error:  # TypeError for a single array of its own
     raise InputError(
       f"--cond: '{path}' is no .npz file with arrays {', '.join(spec)} of (N, …) ({error})"
     ) from error
   try:
-    return checked(spec, cond)
-  except InputError as error:
+    return typed(spec, checked(spec, cond))
+  except (InputError, TypeError) as error:  # TypeError for a type that the field's cannot hold
     raise InputError(f"--cond: '{path}': {error}") from error
 
 

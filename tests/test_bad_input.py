@@ -329,7 +329,7 @@ def test_a_state_or_a_batch_beyond_the_memory_is_refused(monkeypatch):
   begun(experiment)
   with pytest.raises(InputError, match=r'^config\.dataset\.batch_size: 1000000 examples take '):
     begun(build(read(BASE | SMALL | {'dataset.batch_size': 10**6}), mixture()))
-  with pytest.raises(InputError, match=r'^config\.model: parameters, gradients and averages take'):
+  with pytest.raises(InputError, match=r'^config\.model: parameters, gradients, averages and '):
     begun(build(read(BASE | {'model.width': 256, 'model.depth': 1}), mixture()))
 
 

@@ -470,7 +470,10 @@ run = types.SimpleNamespace(
     codec=pixels((4, 4, 3), 256),
   ),
   use=types.SimpleNamespace(denoiser=print),
-  config=types.SimpleNamespace(dataset=types.SimpleNamespace(arguments={'background': '#ff0000'})),
+  config=types.SimpleNamespace(
+    dataset=types.SimpleNamespace(arguments={'background': '#ff0000'}),
+    codec=types.SimpleNamespace(name='pixels'),
+  ),
 )
 
 
