@@ -41,7 +41,7 @@ from ddpm_jax.ablation.table import LEGEND, make_table
 from ddpm_jax.errors import InputError, unknown
 from ddpm_jax.files import check_writable
 from ddpm_jax.stores import on_disk
-from ddpm_jax.tasks.experiment import build
+from ddpm_jax.tasks.building import build
 from ddpm_jax.tasks.run import used
 from ddpm_jax.tasks.table import make_task
 from ddpm_jax.training import backend

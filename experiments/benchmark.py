@@ -30,7 +30,8 @@ from ddpm_jax.evaluation import training_speed as benchmark
 from ddpm_jax.evaluation.scaling import CHIPS, SHARE, appetite
 from ddpm_jax.files import check_writable, write_json
 from ddpm_jax.stores import path_of
-from ddpm_jax.tasks.experiment import Experiment, build
+from ddpm_jax.tasks.building import build
+from ddpm_jax.tasks.experiment import Experiment
 from ddpm_jax.tasks.train import make_job
 from ddpm_jax.training import backend
 from ddpm_jax.training.flops import matmul_rate

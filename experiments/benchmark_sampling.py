@@ -15,8 +15,9 @@ from ddpm_jax.errors import InputError
 from ddpm_jax.evaluation import training_speed as benchmark
 from ddpm_jax.evaluation.speed import make_runs
 from ddpm_jax.samplers import Sampler
+from ddpm_jax.tasks.building import build
 from ddpm_jax.tasks.drawing import describe, evaluations
-from ddpm_jax.tasks.experiment import Experiment, build
+from ddpm_jax.tasks.experiment import Experiment
 
 Figures = dict[str, Any]
 WORDS = {

@@ -38,8 +38,8 @@ from ddpm_jax.evaluation.sampling import (
 from ddpm_jax.evaluation.split_bits import split_bits
 from ddpm_jax.files import check_writable, write_json
 from ddpm_jax.stores import path_of
+from ddpm_jax.tasks.building import make_dataset
 from ddpm_jax.tasks.drawing import warn_unstable
-from ddpm_jax.tasks.experiment import make_dataset
 from ddpm_jax.tasks.run import Run, load_run
 from ddpm_jax.training import backend, hosts
 from ddpm_jax.training.pictures import grid, write_png

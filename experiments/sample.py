@@ -45,8 +45,8 @@ from ddpm_jax.evaluation.sampling import (
 )
 from ddpm_jax.files import check_writable
 from ddpm_jax.stores import on_disk, path_of
+from ddpm_jax.tasks.building import make_dataset
 from ddpm_jax.tasks.drawing import Picture
-from ddpm_jax.tasks.experiment import make_dataset
 from ddpm_jax.tasks.run import Run, load_run
 from ddpm_jax.training import backend, hosts
 from ddpm_jax.training.pictures import ROWS, grid, write_gif, write_png

@@ -16,8 +16,8 @@ from rich.table import Table
 from ddpm_jax import models
 from ddpm_jax.config import from_config_dict
 from ddpm_jax.evaluation.scaling import CHIPS, SHARE, efficiency
+from ddpm_jax.tasks.building import build
 from ddpm_jax.tasks.checks import batch_and_keys
-from ddpm_jax.tasks.experiment import build
 from ddpm_jax.tasks.train import make_job
 from ddpm_jax.training import backend
 from ddpm_jax.training.flops import count_flops

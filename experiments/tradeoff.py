@@ -28,7 +28,7 @@ from ddpm_jax.evaluation.sampling import draw_samples
 from ddpm_jax.files import check_writable, read_json, whole, write_json
 from ddpm_jax.samplers import SAMPLERS, TIME_GRIDS
 from ddpm_jax.stores import path_of
-from ddpm_jax.tasks.experiment import make_dataset
+from ddpm_jax.tasks.building import make_dataset
 from ddpm_jax.tasks.run import Run, load_run
 from ddpm_jax.training import backend
 from experiments import cli

@@ -24,8 +24,8 @@ from ddpm_jax.errors import InputError
 from ddpm_jax.keys import example_keys
 from ddpm_jax.models import init_network
 from ddpm_jax.tasks import checks, train
+from ddpm_jax.tasks.building import build
 from ddpm_jax.tasks.checks import check_training, remarks
-from ddpm_jax.tasks.experiment import build
 from ddpm_jax.tasks.train import make_job
 from ddpm_jax.training.loop import make_step
 from ddpm_jax.training.parallel import PARALLEL

@@ -16,7 +16,7 @@ from ddpm_jax.config import Group, Tables
 from ddpm_jax.config.signatures import fit
 from ddpm_jax.config.tree import leaves, upgraded
 from ddpm_jax.errors import InputError
-from ddpm_jax.tasks.experiment import build
+from ddpm_jax.tasks.building import build
 from ddpm_jax.tasks.table import make_task
 
 CONFIGS = sorted(pathlib.Path(__file__).parents[1].glob('configs/[!_]*.py'))

@@ -25,7 +25,7 @@ from ddpm_jax.evaluation.gradients import gradient_noise
 from ddpm_jax.evaluation.noise_levels import make_bin_errors
 from ddpm_jax.evaluation.sampling import draw_samples
 from ddpm_jax.evaluation.split_bits import split_bits
-from ddpm_jax.tasks.experiment import build
+from ddpm_jax.tasks.building import build
 from ddpm_jax.tasks.run import Run, load_params, used
 from ddpm_jax.tasks.train import make_job
 from ddpm_jax.training.checkpoint import Checkpoints, folder_of

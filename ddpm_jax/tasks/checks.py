@@ -22,41 +22,15 @@ from ddpm_jax.errors import InputError
 from ddpm_jax.keys import Keys, example_keys, step_key
 from ddpm_jax.losses import LOSSES, LossOutput, trained_variance
 from ddpm_jax.models.unet import UNet
+from ddpm_jax.tasks.building import rate_of
 from ddpm_jax.tasks.denoising import make_context
 from ddpm_jax.tasks.drawing import check_guidance, warn_unstable
 from ddpm_jax.tasks.experiment import Experiment
-from ddpm_jax.training import optimizers
 from ddpm_jax.training.job import Job
 from ddpm_jax.training.loop import refuse_gather
 from ddpm_jax.training.parallel import all_devices, in_slices
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.task import Batch
-
-
-def check_training(experiment: Experiment, job: Job) -> None:
-  """Raises InputError where training would be in vain, or a loss or a plug-in cannot begin.
-
-  A sampler that would blow up what previews show is only warned of. What only samples or evaluates
-  is free to leave a learned variance alone.
-  """
-  config, module = experiment.config, experiment.module
-  if getattr(module, 'learn_variance', False) and experiment.parameterization:
-    check_learned_variance(config, experiment.parameterization.head.variance)
-  if experiment.sampler:
-    check_guidance(experiment)
-  if config.loss.name == 'hybrid':
-    check_estimates(config, experiment.factors.time_law)
-  if isinstance(module, UNet):
-    check_attention(config, experiment.codec.shape[0])
-  check_memory(experiment, job)
-  if config.loss.noise_law:
-    check_noise_law(experiment)
-  if any(PLUGIN.fullmatch(choice.name) for choice in (config.loss, config.task)):
-    check_plug_in(job)
-  if config.parallel.microbatches > 1:
-    traced_loss(job, refuse_gather)
-  if experiment.sampler and experiment.schedule is not None:
-    warn_unstable(experiment)
 
 
 def rate_jump(config: Config, before: int, step: int) -> str | None:
@@ -71,10 +45,7 @@ def rate_jump(config: Config, before: int, step: int) -> str | None:
     A line that names both rates; None where the rate goes on as it would have.
   """
   ours = config.optimizer
-  new, old = (
-    optimizers.learning_rate(ours.lr_schedule, ours.learning_rate, ours.warmup_steps, num_steps)
-    for num_steps in (config.training.num_steps, before)
-  )
+  new, old = (rate_of(ours, num_steps) for num_steps in (config.training.num_steps, before))
   if np.isclose(new(step), old(step), rtol=1e-3, atol=0):
     return None
   was, will_be = (np.asarray(rate).item() for rate in (old(step - 1), new(step)))
@@ -86,10 +57,13 @@ def rate_jump(config: Config, before: int, step: int) -> str | None:
   )
 
 
-def check_attention(config: Config, height: int) -> None:
+def check_attention(experiment: Experiment, job: Job) -> None:
   """Raises InputError where attention is asked for at a height that images halve to at no level."""
+  if not isinstance(experiment.module, UNet):
+    return
+  height = experiment.codec.shape[0]
   heights = [height >> level for level in range(height.bit_length())]
-  for wanted in config.model.arguments.get('attention_resolutions', ()):
+  for wanted in job.config.model.arguments.get('attention_resolutions', ()):
     if wanted not in heights:
       raise InputError(
         f'config.model.attention_resolutions: no level has images {wanted} high; they halve to '
@@ -162,9 +136,16 @@ def memory_limit() -> int:
   return stats.get('bytes_limit') or os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
 
 
-def check_learned_variance(config: Config, variance: str) -> None:
-  """Raises InputError where nothing trains or nothing draws by the variance that is learned."""
-  loss, sampler = config.loss, config.sampler
+def check_learned_variance(experiment: Experiment, job: Job) -> None:
+  """Raises InputError where nothing trains or nothing draws by the variance that is learned.
+
+  What only samples or evaluates is free to leave it alone.
+  """
+  parameterization = experiment.parameterization
+  if parameterization is None or not getattr(experiment.module, 'learn_variance', False):
+    return
+  variance = parameterization.head.variance
+  loss, sampler = job.config.loss, job.config.sampler
   if loss.name in LOSSES and not trained_variance(loss.name, loss.arguments):
     raise InputError(
       f"config.model.learn_variance: the loss '{loss.name}' does not train it; take 'hybrid', or "
@@ -183,20 +164,24 @@ def check_learned_variance(config: Config, variance: str) -> None:
     )
 
 
-def check_estimates(config: Config, law: Any) -> None:
+def check_estimates(experiment: Experiment, job: Job) -> None:
   """Raises InputError for a law of t that defines an objective, not the mean over uniform times."""
-  options = inspect.signature(law).parameters
-  if 'estimate' in options and not options['estimate'].default:
+  loss = job.config.loss
+  options = inspect.signature(experiment.factors.time_law).parameters
+  if loss.name == 'hybrid' and 'estimate' in options and not options['estimate'].default:
     raise InputError(
-      f"config.loss.time_law: '{config.loss.time_law}' does not estimate the mean over uniform "
+      f"config.loss.time_law: '{loss.time_law}' does not estimate the mean over uniform "
       "times, of which the bound in 'hybrid' is a part; set (estimate=True)"
     )
 
 
-def check_plug_in(job: Job) -> None:
+def check_plug_in(experiment: Experiment, job: Job) -> None:
   """Raises InputError where a loss or a task from elsewhere does not return what a loss returns."""
   config = job.config
-  group = 'loss' if PLUGIN.fullmatch(config.loss.name) else 'task'
+  foreign = [group for group in ('loss', 'task') if PLUGIN.fullmatch(getattr(config, group).name)]
+  if not foreign:
+    return
+  group = foreign[0]
   where = f"config.{group}.name: '{getattr(config, group).name}'"
   output = traced(where, traced_loss, job)
   size = config.dataset.batch_size
@@ -230,13 +215,15 @@ def shapes_of_batch(size: int, x: jax.ShapeDtypeStruct, dataset: Dataset) -> tup
   return batch, Keys(key, example_keys(key, jnp.arange(size)))
 
 
-def check_noise_law(experiment: Experiment) -> None:
+def check_noise_law(experiment: Experiment, job: Job) -> None:
   """Raises InputError where a law of the noise does not return two noises like what is diffused."""
+  if not job.config.loss.noise_law:
+    return
   context = make_context(experiment)
   diffused = jax.ShapeDtypeStruct(experiment.codec.shape, jnp.float32)
-  size = experiment.config.dataset.batch_size
+  size = job.config.dataset.batch_size
   batch, keys = shapes_of_batch(size, diffused, experiment.dataset)
-  where = f"config.loss.noise_law: '{experiment.config.loss.noise_law}'"
+  where = f"config.loss.noise_law: '{job.config.loss.noise_law}'"
   law = functools.partial(context.factors.noise_law, context)
   found = traced(where, jax.eval_shape, law, batch, keys)
   sizes = [getattr(noise, 'shape', None) for noise in jax.tree.leaves(found)]
@@ -253,3 +240,38 @@ def traced(where: str, function: Callable, *args: Any) -> Any:
     key = error.args[0] if isinstance(error, KeyError) and error.args else None
     mend = f'; it is {EARLIER[key]} now' if key in EARLIER else ''
     raise InputError(f'{where}: {type(error).__name__}: {line}{mend}') from error
+
+
+def check_parts(experiment: Experiment, job: Job) -> None:
+  """Raises InputError where a loss needs a batch whole that is taken in parts."""
+  if job.config.parallel.microbatches > 1:
+    traced_loss(job, refuse_gather)
+
+
+def check_sampler(experiment: Experiment, job: Job) -> None:
+  """Raises InputError for guidance that is not possible.
+
+  A sampler that would blow up what previews show is only warned of.
+  """
+  if experiment.sampler:
+    check_guidance(experiment)
+    if experiment.schedule is not None:
+      warn_unstable(experiment)
+
+
+CHECKS: tuple[Callable[[Experiment, Job], None], ...] = (
+  check_learned_variance,
+  check_estimates,
+  check_attention,
+  check_memory,
+  check_noise_law,
+  check_plug_in,
+  check_parts,
+  check_sampler,
+)
+
+
+def check_training(experiment: Experiment, job: Job) -> None:
+  """Raises InputError where training would be in vain, or a loss or a plug-in cannot begin."""
+  for passes in CHECKS:
+    passes(experiment, job)

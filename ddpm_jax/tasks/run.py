@@ -33,8 +33,9 @@ from ddpm_jax.errors import InputError
 from ddpm_jax.files import whole
 from ddpm_jax.losses import OF_TEACHERS
 from ddpm_jax.stores import check_reached, path_of, reaching
+from ddpm_jax.tasks.building import build
 from ddpm_jax.tasks.drawing import check_guidance
-from ddpm_jax.tasks.experiment import Experiment, build
+from ddpm_jax.tasks.experiment import Experiment
 from ddpm_jax.tasks.identity import note_unknown, refuse_other
 from ddpm_jax.tasks.table import make_task
 from ddpm_jax.training import hosts

@@ -14,8 +14,9 @@ from ddpm_jax import logs
 from ddpm_jax.config import Config, naming, plain_group, plugin_sources, provenance, to_json
 from ddpm_jax.losses import OF_TEACHERS
 from ddpm_jax.stores import check_reached, path_of
+from ddpm_jax.tasks.building import build
 from ddpm_jax.tasks.checks import check_training, rate_jump, remarks
-from ddpm_jax.tasks.experiment import Experiment, build
+from ddpm_jax.tasks.experiment import Experiment
 from ddpm_jax.tasks.identity import identity, note_unknown
 from ddpm_jax.tasks.ownership import alone, refuse_foreign
 from ddpm_jax.tasks.run import given, init_from, read_record, write_record

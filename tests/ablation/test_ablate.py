@@ -30,7 +30,7 @@ from ddpm_jax.condition import labels
 from ddpm_jax.config import from_config_dict, from_json, to_json
 from ddpm_jax.errors import InputError
 from ddpm_jax.evaluation import report
-from ddpm_jax.tasks.experiment import build
+from ddpm_jax.tasks.building import build
 from ddpm_jax.tasks.run import write_record
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

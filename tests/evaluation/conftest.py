@@ -5,7 +5,7 @@ import pytest
 
 from ddpm_jax import data
 from ddpm_jax.config import base_config, from_config_dict
-from ddpm_jax.tasks.experiment import build
+from ddpm_jax.tasks.building import build
 from ddpm_jax.tasks.run import Run, used
 from ddpm_jax.tasks.table import make_task
 from ddpm_jax.training.task import load_frozen

@@ -17,8 +17,8 @@ from ddpm_jax.keys import example_keys
 from ddpm_jax.models import init_network
 from ddpm_jax.samplers.solvers import solve, tsit5
 from ddpm_jax.tasks import train
+from ddpm_jax.tasks.building import build
 from ddpm_jax.tasks.checks import check_training
-from ddpm_jax.tasks.experiment import build
 from ddpm_jax.tasks.table import make_task
 from ddpm_jax.tasks.train import make_job
 from experiments import exactness_rows as table

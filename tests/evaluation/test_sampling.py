@@ -15,7 +15,7 @@ from ddpm_jax.evaluation.sampling import (
   samples_of,
   save_samples,
 )
-from ddpm_jax.tasks.experiment import build
+from ddpm_jax.tasks.building import build
 
 RECORD = {'step': 7, 'seed': 0, 'evaluations': 3, 'sampler': {'guidance': 1.0}}
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from ddpm_jax.evaluation.speed import RUNS, make_batch, make_loop, make_program, make_runs
+from ddpm_jax.tasks.building import build
 from ddpm_jax.tasks.drawing import evaluations
-from ddpm_jax.tasks.experiment import build
 
 
 @pytest.fixture

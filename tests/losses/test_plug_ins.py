@@ -9,8 +9,8 @@ import pytest
 
 from ddpm_jax.errors import InputError
 from ddpm_jax.losses import FACTORS, LOSSES, OF_TEACHERS, PRESETS
+from ddpm_jax.tasks.building import build
 from ddpm_jax.tasks.checks import check_training
-from ddpm_jax.tasks.experiment import build
 from ddpm_jax.tasks.train import make_job, steps, train
 from tests.training.tiny import tiny
 

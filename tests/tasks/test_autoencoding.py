@@ -12,8 +12,8 @@ from ddpm_jax.config import base_config, from_config_dict, from_json, to_json
 from ddpm_jax.errors import InputError
 from ddpm_jax.evaluation.gallery import pairs
 from ddpm_jax.keys import Keys, example_keys
+from ddpm_jax.tasks.building import build
 from ddpm_jax.tasks.evidence import BOUNDS, make_evidence_bits
-from ddpm_jax.tasks.experiment import build
 from ddpm_jax.tasks.table import make_task
 from ddpm_jax.tasks.train import train
 from ddpm_jax.training.metrics import read

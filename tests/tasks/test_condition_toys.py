@@ -34,8 +34,8 @@ from ddpm_jax.evaluation.sampling import (
 from ddpm_jax.evaluation.split_bits import split_bits
 from ddpm_jax.keys import Keys, example_keys, step_key
 from ddpm_jax.samplers import SAMPLERS, autoguidance, prior_sample, sample, time_grid
+from ddpm_jax.tasks.building import build, make_dataset
 from ddpm_jax.tasks.drawing import Guidance, guided
-from ddpm_jax.tasks.experiment import build, make_dataset
 from ddpm_jax.tasks.table import make_task
 from ddpm_jax.tasks.train import make_job, train
 from ddpm_jax.training.checkpoint import Checkpoints

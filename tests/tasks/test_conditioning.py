@@ -12,8 +12,8 @@ from ddpm_jax import data
 from ddpm_jax.errors import InputError
 from ddpm_jax.keys import Keys, example_keys, for_purpose, step_key
 from ddpm_jax.losses.context import apply_network
+from ddpm_jax.tasks.building import build
 from ddpm_jax.tasks.denoising import make_context
-from ddpm_jax.tasks.experiment import build
 from ddpm_jax.tasks.table import make_task
 from ddpm_jax.tasks.train import make_job
 from ddpm_jax.training.loop import make_step

@@ -13,8 +13,8 @@ from ddpm_jax.diffusion import schedules
 from ddpm_jax.diffusion.schedules import CONTINUOUS, Interpolated, parameters
 from ddpm_jax.errors import InputError
 from ddpm_jax.keys import example_keys
+from ddpm_jax.tasks.building import build
 from ddpm_jax.tasks.checks import check_training
-from ddpm_jax.tasks.experiment import build
 from ddpm_jax.tasks.table import make_task
 from ddpm_jax.tasks.train import make_job, train
 from ddpm_jax.training.task import load_frozen

@@ -11,7 +11,7 @@ from tiny import tiny
 from ddpm_jax import load_run
 from ddpm_jax.config import base_config, from_config_dict
 from ddpm_jax.errors import InputError
-from ddpm_jax.tasks.experiment import build
+from ddpm_jax.tasks.building import build
 from ddpm_jax.tasks.ownership import refuse_foreign
 from ddpm_jax.tasks.train import make_job, train
 from ddpm_jax.training.checkpoint import Checkpoints, record_of

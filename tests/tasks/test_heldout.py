@@ -5,7 +5,7 @@ from tiny import tiny
 
 from ddpm_jax.diffusion import SCHEDULES, Denoised
 from ddpm_jax.keys import example_keys
-from ddpm_jax.tasks.experiment import build
+from ddpm_jax.tasks.building import build
 from ddpm_jax.tasks.heldout import eps_errors, levels
 from ddpm_jax.tasks.table import make_task
 from ddpm_jax.training.task import load_frozen

@@ -15,7 +15,7 @@ from ddpm_jax.diffusion import PARAMETERIZATIONS, schedules
 from ddpm_jax.errors import InputError
 from ddpm_jax.evaluation.split_bits import split_bits
 from ddpm_jax.models.mlp import MLP
-from ddpm_jax.tasks.experiment import build
+from ddpm_jax.tasks.building import build
 from ddpm_jax.tasks.likelihoods import LIKELIHOODS, measures
 
 LEVELS = 33

@@ -4,7 +4,7 @@ import numpy as np
 from tiny import tiny
 
 from ddpm_jax import data
-from ddpm_jax.tasks.experiment import build
+from ddpm_jax.tasks.building import build
 from ddpm_jax.tasks.table import make_task
 from ddpm_jax.training.task import load_frozen
 

@@ -14,8 +14,8 @@ from tiny import tiny
 from ddpm_jax import data, load_run
 from ddpm_jax.diffusion import make_denoiser
 from ddpm_jax.errors import InputError
+from ddpm_jax.tasks.building import build
 from ddpm_jax.tasks.checks import check_training
-from ddpm_jax.tasks.experiment import build
 from ddpm_jax.tasks.ownership import refuse_foreign
 from ddpm_jax.tasks.run import Run, check_teacher, read_record, write_record
 from ddpm_jax.tasks.table import make_task

@@ -17,7 +17,7 @@ from ddpm_jax.errors import InputError
 from ddpm_jax.evaluation.sampling import draw_samples
 from ddpm_jax.keys import Keys, example_keys, step_key
 from ddpm_jax.samplers import prior_sample
-from ddpm_jax.tasks.experiment import build
+from ddpm_jax.tasks.building import build
 from ddpm_jax.tasks.table import make_task
 from ddpm_jax.tasks.train import make_job, steps, train
 from ddpm_jax.training.checkpoint import Checkpoints

@@ -6,7 +6,7 @@ import pytest
 from tiny import tiny
 
 from ddpm_jax.tasks import train
-from ddpm_jax.tasks.experiment import build
+from ddpm_jax.tasks.building import build
 from ddpm_jax.training import loop
 
 EVERY_STEP = {'training.num_steps': 1000, 'logging.every_steps': 1}

@@ -12,8 +12,8 @@ from test_step import DECAYS, WAYS, batch, make, make_bare, new_params
 from tiny import tiny
 
 from ddpm_jax.errors import InputError
+from ddpm_jax.tasks.building import build
 from ddpm_jax.tasks.checks import remarks
-from ddpm_jax.tasks.experiment import build
 from ddpm_jax.tasks.train import train
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.parallel import hsdp, in_slices, make_parallel

@@ -14,7 +14,7 @@ from flax import linen as nn
 from ddpm_jax.config import Config, base_config, from_config_dict
 from ddpm_jax.losses import LOSSES
 from ddpm_jax.models.layers import Dropout
-from ddpm_jax.tasks.experiment import build
+from ddpm_jax.tasks.building import build
 from ddpm_jax.tasks.table import make_task
 from ddpm_jax.training.state import TrainState, new_state
 
