@@ -20,8 +20,8 @@ from ddpm_jax.tasks.building import build
 from ddpm_jax.tasks.checks import batch_and_keys
 from ddpm_jax.tasks.train import make_job
 from ddpm_jax.training import backend
+from ddpm_jax.training.advance import make_step
 from ddpm_jax.training.flops import count_flops
-from ddpm_jax.training.loop import make_step
 from ddpm_jax.training.parallel import PARALLEL
 from experiments import cli
 

@@ -27,7 +27,7 @@ from ddpm_jax.tasks import checks, train
 from ddpm_jax.tasks.building import build
 from ddpm_jax.tasks.checks import check_training, remarks
 from ddpm_jax.tasks.train import make_job
-from ddpm_jax.training.loop import make_step
+from ddpm_jax.training.advance import make_step
 from ddpm_jax.training.parallel import PARALLEL
 from ddpm_jax.training.state import new_state
 

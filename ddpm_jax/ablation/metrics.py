@@ -30,8 +30,9 @@ from ddpm_jax.tasks.run import Run, load_params, used
 from ddpm_jax.tasks.train import make_job
 from ddpm_jax.training.checkpoint import Checkpoints, folder_of
 from ddpm_jax.training.job import Job
-from ddpm_jax.training.loop import begin, read_stream
+from ddpm_jax.training.loop import read_stream
 from ddpm_jax.training.pictures import grid, write_png
+from ddpm_jax.training.start import begin
 from ddpm_jax.training.task import Measure, NoMeasure
 
 GRADIENTS = 64  # minibatches

@@ -16,7 +16,8 @@ from ddpm_jax.ablation.sweep import Sweep, Variant
 from ddpm_jax.config import Config, differing, from_json, modules_of, to_json
 from ddpm_jax.errors import InputError, unknown
 from ddpm_jax.files import whole
-from ddpm_jax.tasks.run import changed_plugins, read_record
+from ddpm_jax.tasks.identity import identify, other_code
+from ddpm_jax.tasks.run import read_record
 
 RECORD = 'sweep.json'
 RESULT = 'result.json'
@@ -319,10 +320,16 @@ def refuse_other(old: Mapping[str, Any], plan: Plan) -> None:
     )
 
 
+def changed_plugins(cell: Cell) -> list[str]:
+  """The modules behind a cell's plug-ins that have changed since it was begun."""
+  before = read_record(cell.folder)['provenance'].get('plugins')
+  return other_code(before, identify(cell.config).plugins)
+
+
 def refuse_stale(plan: Plan) -> None:
   """Raises InputError where the code of a plug-in has changed since a cell was trained by it."""
   begun = [cell for cell in plan.cells if (cell.folder / 'config.json').exists()]
-  changes = {cell.name: changed_plugins(read_record(cell.folder), cell.config) for cell in begun}
+  changes = {cell.name: changed_plugins(cell) for cell in begun}
   stale = [name for name, changed in changes.items() if changed]
   if stale:
     modules = ', '.join(sorted({*itertools.chain(*changes.values())}))

@@ -7,14 +7,13 @@ import os
 import pathlib
 import platform
 import subprocess
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ddpm_jax.config.catalog import all_tables
 from ddpm_jax.config.plugins import plugins_of
-from ddpm_jax.config.settings import Config
 from ddpm_jax.config.sources import sources
-from ddpm_jax.config.tree import to_json
+from ddpm_jax.config.tree import is_free
 
 PACKAGES = (
   'jax',
@@ -67,12 +66,15 @@ def git_revision() -> str | None:
   return done.stdout.strip()
 
 
-def plugin_sources(config: Config, free: Collection[str] = ()) -> dict[str, str | None]:
-  """The `sources` of a config's plug-ins, but for those that are named in its settings `free`."""
+def plugin_sources(config: Mapping[str, Any], free: Collection[str] = ()) -> dict[str, str | None]:
+  """The `sources` of a config's plug-ins, but for those that are named in its settings `free`.
+
+  The config is as `to_json` writes it.
+  """
   return sources(
     {
       name.split(':')[0]
-      for place, name in plugins_of(to_json(config), all_tables()).items()
-      if not any(f'{place}.'.startswith(f'{field}.') for field in free)
+      for place, name in plugins_of(config, all_tables()).items()
+      if not is_free(place, free)
     }
   )

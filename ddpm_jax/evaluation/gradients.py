@@ -13,8 +13,8 @@ import numpy as np
 import optax
 from jax import Array
 
+from ddpm_jax.training.advance import make_step
 from ddpm_jax.training.job import Job
-from ddpm_jax.training.loop import make_step
 from ddpm_jax.training.state import TrainState
 
 

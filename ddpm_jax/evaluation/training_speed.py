@@ -22,9 +22,10 @@ from etils import epath
 
 from ddpm_jax.config import Config
 from ddpm_jax.tasks import train
+from ddpm_jax.training.advance import make_step
 from ddpm_jax.training.flops import count_flops
 from ddpm_jax.training.job import Job
-from ddpm_jax.training.loop import make_step, read_stream
+from ddpm_jax.training.loop import read_stream
 from ddpm_jax.training.state import new_state
 
 Time = TypeVar('Time')

@@ -39,6 +39,8 @@ def build(config: Config, dataset: data.Dataset | None = None) -> Experiment:
   }
   for group, (table, supplied) in PARTS.items():
     made[group] = getattr(config, group).build(table, **supplied(made))
+  loss = config.loss.bind(LOSSES) if config.loss.name else no_loss
+  factors = make_factors(config.loss.name, **given_factors(config.loss))
   experiment = Experiment(
     config=config,
     dataset=made['dataset'],
@@ -47,8 +49,8 @@ def build(config: Config, dataset: data.Dataset | None = None) -> Experiment:
     parameterization=headed(config.parameterization, made['parameterization']),
     module=made['model'],
     network=models.make_network(made['model']),
-    loss=config.loss.bind(LOSSES) if config.loss.name else no_loss,
-    factors=make_factors(config.loss.name, **given_factors(config.loss)),
+    loss=loss,
+    factors=factors,
     optimizer=optimizers.clipped(made['optimizer'], config.optimizer.clip_norm),
     learning_rate=made['learning_rate'],
     sampler=made['sampler'],

@@ -26,8 +26,8 @@ from ddpm_jax.tasks.building import rate_of
 from ddpm_jax.tasks.denoising import make_context
 from ddpm_jax.tasks.drawing import check_guidance, warn_unstable
 from ddpm_jax.tasks.experiment import Experiment
+from ddpm_jax.training.advance import refuse_gather
 from ddpm_jax.training.job import Job
-from ddpm_jax.training.loop import refuse_gather
 from ddpm_jax.training.parallel import all_devices, in_slices
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.task import Batch

@@ -1,9 +1,9 @@
-"""Of which experiment a checkpoint is: what its record says, and who may go on from it."""
+"""Which experiment a run is of: its settings and its code, in its folder and its checkpoints."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import logging
 from etils import epath
@@ -25,24 +25,52 @@ from ddpm_jax.training.checkpoint import record_of
 MOVABLE = (*RESUMABLE, 'checkpoint')
 
 
-def identity(config: Config) -> dict[str, Any]:
-  """The settings of an experiment, and the hashes of the code behind its plug-ins."""
-  settings = dict(leaves(to_json(config)))
-  return {
-    'config': {name: value for name, value in settings.items() if not is_free(name, MOVABLE)},
-    'plugins': plugin_sources(config, MOVABLE),
-  }
+class Identity(NamedTuple):
+  """Which experiment a run is of.
+
+  Attributes:
+    config: its settings, as JSON.
+    plugins: module -> hash, of the code behind its plug-ins.
+    fixed: those of them that a run that goes on has to share.
+  """
+
+  config: dict[str, Any]
+  plugins: dict[str, str | None]
+  fixed: dict[str, str | None]
+
+  @property
+  def record(self) -> dict[str, Any]:
+    """What a checkpoint says of it."""
+    settings = dict(leaves(self.config))
+    kept = {name: value for name, value in settings.items() if not is_free(name, MOVABLE)}
+    return {'config': kept, 'plugins': self.fixed}
+
+
+def identify(config: Config) -> Identity:
+  """The identity of the experiment that a config describes."""
+  tree = to_json(config)
+  return Identity(tree, plugin_sources(tree), plugin_sources(tree, RESUMABLE))
+
+
+def other_code(before: Any, now: Mapping[str, str | None]) -> list[str]:
+  """The modules of `now`, module -> hash, that a record has with another hash or not at all.
+
+  A record that says nothing of modules differs in none.
+  """
+  if not isinstance(before, Mapping):
+    return []
+  return [name for name, digest in now.items() if before.get(name) != digest]
 
 
 def refuse_other(
-  folder: epath.Path, step: int, config: Config, mend: str, code: bool = False
+  folder: epath.Path, step: int, identity: Identity, mend: str, code: bool = False
 ) -> None:
   """Lets an experiment use its own checkpoint, or one that does not say whose it is.
 
   Args:
     folder: of the checkpoints.
     step: of the one that is to be used.
-    config: the experiment's.
+    identity: the experiment's.
     mend: what to do about another's.
     code: whether to look at the code of the plug-ins too.
 
@@ -53,11 +81,10 @@ def refuse_other(
   if found is None:
     return
   where = f'{folder}: the checkpoint of step {step} is of'
-  if differ := differing(found['config'], to_json(config), MOVABLE):
+  if differ := differing(found['config'], identity.config, MOVABLE):
     names = ', '.join(f'config.{name}' for name in differ)
     raise InputError(f'{where} another experiment, which differs in {names}; {mend}')
-  now = plugin_sources(config, MOVABLE) if code else {}
-  if changed := [name for name, digest in now.items() if found['plugins'].get(name) != digest]:
+  if changed := other_code(found['plugins'], identity.fixed) if code else []:
     raise InputError(f'{where} other code: {", ".join(changed)} has changed since; {mend}')
 
 

@@ -13,11 +13,11 @@ from typing import Any
 import filelock
 from etils import epath
 
-from ddpm_jax.config import RESUMABLE, Config, differing, plain_group, to_json
+from ddpm_jax.config import differing, plain_group
 from ddpm_jax.errors import InputError
 from ddpm_jax.stores import is_store, size_of
-from ddpm_jax.tasks.identity import refuse_other
-from ddpm_jax.tasks.run import changed_plugins, read_record
+from ddpm_jax.tasks.identity import Identity, other_code, refuse_other
+from ddpm_jax.tasks.run import read_record
 from ddpm_jax.training import hosts
 from ddpm_jax.training.checkpoint import folder_of, whole_steps
 from ddpm_jax.training.copies import CONFIG, METRICS, beside
@@ -65,21 +65,22 @@ def locked(folder: epath.Path) -> Iterator[None]:
     lock.release()
 
 
-def refuse_foreign(workdir: epath.Path, config: Config) -> None:
+def refuse_foreign(workdir: epath.Path, identity: Identity) -> None:
   """Lets a run into its own folders or those that are nobody's.
 
   Raises:
     InputError: the folder holds another experiment, one of other code, or files that no config.json
       explains; or the checkpoints are of another.
   """
-  refuse_files(workdir, config)
-  folder = folder_of(workdir, config.checkpoint.folder)
+  refuse_files(workdir, identity)
+  place = identity.config['checkpoint']['folder']
+  folder = folder_of(workdir, place)
   if steps := whole_steps(folder):
-    name = 'config.checkpoint.folder' if config.checkpoint.folder else '--workdir'
-    refuse_other(folder, steps[-1], config, f'give another {name}', code=True)
+    name = 'config.checkpoint.folder' if place else '--workdir'
+    refuse_other(folder, steps[-1], identity, f'give another {name}', code=True)
 
 
-def refuse_files(workdir: epath.Path, config: Config) -> None:
+def refuse_files(workdir: epath.Path, identity: Identity) -> None:
   """Raises InputError where the workdir is not this experiment's."""
   recorded = read_record(workdir) if (workdir / CONFIG).exists() else None
   found = belongings(workdir, recorded)
@@ -90,13 +91,13 @@ def refuse_files(workdir: epath.Path, config: Config) -> None:
       f'{workdir}: holds {", ".join(found)} but no config.json to say of what; '
       'give another --workdir'
     )
-  differ = differing(recorded['config'], to_json(config))
+  differ = differing(recorded['config'], identity.config)
   if differ:
     names = ', '.join(f'config.{name}' for name in differ)
     raise InputError(
       f'{workdir}: holds another experiment, which differs in {names}; give another --workdir'
     )
-  if changed := changed_plugins(recorded, config, RESUMABLE):
+  if changed := other_code(recorded['provenance'].get('plugins'), identity.fixed):
     raise InputError(
       f'{workdir}: holds a run of other code: {", ".join(changed)} has changed since; '
       'restore it, or give another --workdir'

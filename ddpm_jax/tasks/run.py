@@ -21,9 +21,7 @@ from ddpm_jax.config import (
   Config,
   from_json,
   modules_of,
-  plugin_sources,
   provenance,
-  to_json,
   upgraded,
 )
 from ddpm_jax.diffusion import Parameterization, Schedule
@@ -36,7 +34,7 @@ from ddpm_jax.stores import check_reached, path_of, reaching
 from ddpm_jax.tasks.building import build
 from ddpm_jax.tasks.drawing import check_guidance
 from ddpm_jax.tasks.experiment import Experiment
-from ddpm_jax.tasks.identity import note_unknown, refuse_other
+from ddpm_jax.tasks.identity import Identity, identify, note_unknown, other_code, refuse_other
 from ddpm_jax.tasks.table import make_task
 from ddpm_jax.training import hosts
 from ddpm_jax.training.checkpoint import Checkpoints, folder_of, whole_steps
@@ -156,11 +154,12 @@ def load_run(
     check_reached(workdir, 'workdir')
   record = understood(workdir, hosts.from_first(lambda: json_of(workdir)))
   config, shape = read_config(workdir, record, plugins), record['data']
-  if changed := changed_plugins(record, config):
+  identity = identify(config)
+  if changed := other_code(record['provenance'].get('plugins'), identity.plugins):
     logging.warning('%s: the code of %s has changed since training', workdir, ', '.join(changed))
   experiment = build(config, without_examples(shape))
   task = make_task(experiment)
-  step, trained = load_params(task, experiment.config, workdir, step, ema)
+  step, trained = load_params(task, config, workdir, step, ema)
   frozen = load_frozen(task)
   refuse_changed(record['frozen'], frozen_record(task, frozen))
   return Run(experiment, task, used(task, trained), step, trained, frozen)
@@ -180,13 +179,15 @@ def load_params(
   params = jax.eval_shape(lambda: task.init(None)[0])
   like = {'ema': {next(iter(decays(config))): params}} if ema else {'params': params}
   folder = folder_of(workdir, config.checkpoint.folder)
-  found = hosts.from_first(lambda: chosen_step(workdir, folder, step, config))
+  found = hosts.from_first(lambda: chosen_step(workdir, folder, step, identify(config)))
   with Checkpoints(folder) as checkpoints:
     part = checkpoints.restore_part(found, like)
   return found, next(iter(part['ema'].values())) if ema else part['params']
 
 
-def chosen_step(workdir: epath.Path, folder: epath.Path, step: int | None, config: Config) -> int:
+def chosen_step(
+  workdir: epath.Path, folder: epath.Path, step: int | None, identity: Identity
+) -> int:
   """The step of a checkpoint of the experiment, the newest where None is asked for."""
   steps = whole_steps(folder)
   if not steps:
@@ -194,8 +195,9 @@ def chosen_step(workdir: epath.Path, folder: epath.Path, step: int | None, confi
   if step is not None and step not in steps:
     raise InputError(f'{workdir}: no checkpoint of step {step}; there are {steps}')
   step = steps[-1] if step is None else step
-  refuse_other(folder, step, config, f'{workdir / CONFIG} is of another run')
-  if config.checkpoint.folder:  # else config.json, in the folder above, says whose it is
+  refuse_other(folder, step, identity, f'{workdir / CONFIG} is of another run')
+  # A folder of checkpoints beside config.json is its own.
+  if identity.config['checkpoint']['folder']:
     note_unknown(folder, step)
   return step
 
@@ -275,26 +277,13 @@ def read_config(workdir: epath.Path, record: Mapping[str, Any], plugins: Collect
     raise InputError(f'{workdir / CONFIG}: is nested too deep to be a config') from error
 
 
-def changed_plugins(
-  record: Mapping[str, Any], config: Config, free: Collection[str] = ()
-) -> list[str]:
-  """The modules behind a config's plug-ins that are not as in the record, if that says how.
-
-  Those of the settings `free` may be others.
-  """
-  before = record['provenance'].get('plugins')
-  if not isinstance(before, Mapping):
-    return []
-  now = plugin_sources(config, free).items()
-  return [name for name, digest in now if before.get(name) != digest]
-
-
 def write_record(workdir: epath.Path, experiment: Experiment, frozen: Mapping[str, Any]) -> None:
   """Writes config.json: the config, the shape of the data, what is frozen, code and machine."""
   dataset = experiment.dataset
+  identity = identify(experiment.config)
   record = {
     'format': FORMAT,
-    'config': to_json(experiment.config),
+    'config': identity.config,
     'data': {
       'name': dataset.name,
       'image_shape': dataset.image_shape,
@@ -302,7 +291,7 @@ def write_record(workdir: epath.Path, experiment: Experiment, frozen: Mapping[st
       'cond': to_record(dataset.cond),
     },
     'frozen': frozen,
-    'provenance': provenance() | {'plugins': plugin_sources(experiment.config)},
+    'provenance': provenance() | {'plugins': identity.plugins},
   }
   with whole(workdir / CONFIG) as part:
     part.write_text(json.dumps(record, indent=2) + '\n')

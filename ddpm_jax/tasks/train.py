@@ -11,13 +11,13 @@ import jax
 from etils import epath
 
 from ddpm_jax import logs
-from ddpm_jax.config import Config, naming, plain_group, plugin_sources, provenance, to_json
+from ddpm_jax.config import Config, naming, plain_group, provenance
 from ddpm_jax.losses import OF_TEACHERS
 from ddpm_jax.stores import check_reached, path_of
 from ddpm_jax.tasks.building import build
 from ddpm_jax.tasks.checks import check_training, rate_jump, remarks
 from ddpm_jax.tasks.experiment import Experiment
-from ddpm_jax.tasks.identity import identity, note_unknown
+from ddpm_jax.tasks.identity import Identity, identify, note_unknown
 from ddpm_jax.tasks.ownership import alone, refuse_foreign
 from ddpm_jax.tasks.run import given, init_from, read_record, write_record
 from ddpm_jax.tasks.table import make_task
@@ -59,11 +59,12 @@ def steps(
   """`train`, call by call: yields the step reached and its state, which the next call donates."""
   with hosts.together():
     workdir, folder = folders(workdir, config)
-  hosts.from_first(lambda: refuse_foreign(workdir, config))
-  job = fit(config, workdir, folder, plugins)
+  identity = identify(config)
+  enter = functools.partial(refuse_foreign, workdir, identity)
+  hosts.from_first(enter)
+  job = fit(config, identity, workdir, folder, plugins)
   with alone(workdir, folder):
-    # Again: another may have trained there until now.
-    hosts.from_first(lambda: refuse_foreign(workdir, config))
+    hosts.from_first(enter)  # Again: another may have trained there until now.
     if hosts.is_first():
       bring_back(workdir, folder)
     with Checkpoints(folder, config.checkpoint.keep) as checkpoints:
@@ -83,7 +84,13 @@ def folders(workdir: str | os.PathLike[str], config: Config) -> tuple[epath.Path
   return workdir, checkpoints
 
 
-def fit(config: Config, workdir: epath.Path, folder: epath.Path, plugins: Collection[str]) -> Job:
+def fit(
+  config: Config,
+  identity: Identity,
+  workdir: epath.Path,
+  folder: epath.Path,
+  plugins: Collection[str],
+) -> Job:
   """What the loop is to do, where every host can do it and all agree on it.
 
   Raises:
@@ -96,9 +103,9 @@ def fit(config: Config, workdir: epath.Path, folder: epath.Path, plugins: Collec
     check_training(experiment, job)
   hosts.agree(
     folder,
-    config=to_json(config),
+    config=identity.config,
     examples=len(experiment.dataset.train),
-    plugins=plugin_sources(config),
+    plugins=identity.plugins,
     **code_of_this_host(),
   )
   check_batch_size(config.dataset.batch_size, jax.device_count(), config.parallel.microbatches)
@@ -138,7 +145,7 @@ def make_job(experiment: Experiment, plugins: Collection[str] = ()) -> Job:
     parallel=make_parallel(config.parallel.mode, all_devices(), config.parallel.slices),
     shapes=shapes,
     given=None if first is None else functools.partial(given, first, shapes.params),
-    record={'experiment': identity(config), 'frozen': record},
+    record={'experiment': identify(config).record, 'frozen': record},
     begun=functools.partial(begin_record, experiment, record),
   )
 

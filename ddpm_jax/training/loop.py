@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator
 from typing import Any, NoReturn
 
 import jax
-import numpy as np
 from etils import epath
-from jax import Array
 
 from ddpm_jax import data
 from ddpm_jax.config.settings import Config
-from ddpm_jax.data.dataset import Batch
-from ddpm_jax.errors import Failed, InputError, Interrupted
+from ddpm_jax.errors import Failed, Interrupted
 from ddpm_jax.training import hosts
-from ddpm_jax.training.checkpoint import Checkpoints, record_of
-from ddpm_jax.training.ema import decays
+from ddpm_jax.training.advance import make_advance
+from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.job import Job
 from ddpm_jax.training.metrics import Window
 from ddpm_jax.training.report import Report, due
-from ddpm_jax.training.state import TrainState, new_state
-from ddpm_jax.training.step import Step, make_train_step, several
+from ddpm_jax.training.start import begin
+from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.stopping import stopping
-from ddpm_jax.training.task import digest, refuse_changed
-
-Advance = Callable[[TrainState, Iterator[Batch], int], tuple[TrainState, Any]]
 
 # Calls of which a host has the batches in hand: where the data of one fails, it can keep step with
 # the others until all have agreed where to stop, which is at most four calls later.
@@ -113,103 +106,6 @@ def raise_end(batches: data.Ahead, signum: int, step: int) -> NoReturn:
     raise_fault(batches)
   told = f'interrupted and saved at step {step}' if step else 'interrupted before the first step'
   raise Interrupted(signum, f'{told}; the same command goes on from there')
-
-
-def make_step(job: Job) -> Step:
-  """The job's training step, not yet compiled."""
-  config, parallel = job.config, job.parallel
-  microbatches = config.parallel.microbatches
-  return make_train_step(
-    job.task,
-    decays=decays(config),
-    ema_warmup=config.ema.warmup,
-    seed=config.seed,
-    mean=parallel.mean,
-    gather=parallel.gather if microbatches == 1 else refuse_gather,
-    microbatches=microbatches,
-  )
-
-
-def refuse_gather(values: Array) -> Array:
-  """Stands for the `gather` of a loss where the whole batch is never there at once."""
-  del values
-  raise InputError(
-    'config.parallel.microbatches: this loss couples all examples of a batch, which come in parts; '
-    'set it to 1'
-  )
-
-
-def make_advance(job: Job, frozen: Any) -> Advance:
-  """Makes advance(state, batches, count) -> (state, metrics): so many steps at one call."""
-  step, parallel = make_step(job), job.parallel
-  one, many = parallel.compile(step), parallel.compile(several(step))
-
-  def advance(state: TrainState, batches: Iterator[Batch], count: int) -> tuple[TrainState, Any]:
-    if count == 1:
-      return one(state, frozen, parallel.place_batch(next(batches)))
-    taken = [next(batches) for _ in range(count)]
-    stacked = jax.tree.map(lambda *rows: np.stack(rows), *taken)
-    return many(state, frozen, parallel.place_batch(stacked, axis=1))
-
-  return advance
-
-
-def begin(job: Job, checkpoints: Checkpoints, batches: data.Ahead) -> tuple[TrainState, Window]:
-  """The newest checkpoint's state, on the devices, and its position in the data; or a new run's."""
-  parallel, newest = job.parallel, checkpoints.latest_step()
-  if newest is None:
-    return first_state(job), Window()
-  state, record = restored(job, checkpoints, newest)
-  if not is_record(record):
-    raise checkpoints.damaged(newest, 'its record is not one that training writes')
-  refuse_changed(record.get('frozen'), job.record['frozen'])
-  batches.set_state(record['data'])
-  return parallel.place_state(state), Window(record['window'])
-
-
-def restored(job: Job, checkpoints: Checkpoints, step: int) -> tuple[TrainState, Any]:
-  """A checkpoint's state and record; in format 1 a teacher was in the loss's state."""
-  like = job.shapes
-  found = hosts.from_first(lambda: record_of(checkpoints.folder, step))
-  earlier = isinstance(found, Mapping) and 'frozen' not in found and 'teacher' in job.frozen
-  if earlier:
-    like = dataclasses.replace(like, loss_state={'teacher': like.params['network']})
-  state, record = checkpoints.restore(step, job.parallel.layout(like))
-  if not earlier:
-    return state, record
-  kept = job.parallel.on_one_device(job.parallel.place_state(state.loss_state['teacher']))
-  refuse_changed({'teacher': {'xxh128': digest(kept)}}, job.record['frozen'])
-  return dataclasses.replace(state, loss_state=()), record
-
-
-def first_state(job: Job) -> TrainState:
-  """The state before the first step, on the devices."""
-  if job.given is None:
-    return job.parallel.create(lambda: new_state(job.task, job.config))
-  return job.parallel.place_state(new_state(job.task, job.config, job.given()))
-
-
-# What a checkpoint's record holds: the position in the data, and Window's.
-RECORD = {
-  'data': {'next_index': int},
-  'window': {'count': int, 'sums': dict, 'missed': int, 'skipped': int},
-}
-
-
-def is_record(record: Any) -> bool:
-  """Whether a checkpoint's record is of the form RECORD."""
-  return is_of_form(record, RECORD) and all(
-    isinstance(total, (int, float)) for total in record['window']['sums'].values()
-  )
-
-
-def is_of_form(tree: Any, form: Any) -> bool:
-  """Whether a tree of dicts has these keys, and values of these types."""
-  if isinstance(form, type):
-    return type(tree) is form
-  return isinstance(tree, dict) and all(
-    key in tree and is_of_form(tree[key], part) for key, part in form.items()
-  )
 
 
 def steps_at_once(step: int, config: Config) -> int:

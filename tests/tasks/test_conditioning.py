@@ -16,7 +16,7 @@ from ddpm_jax.tasks.building import build
 from ddpm_jax.tasks.denoising import make_context
 from ddpm_jax.tasks.table import make_task
 from ddpm_jax.tasks.train import make_job
-from ddpm_jax.training.loop import make_step
+from ddpm_jax.training.advance import make_step
 from ddpm_jax.training.parallel import PARALLEL
 from ddpm_jax.training.state import new_state
 

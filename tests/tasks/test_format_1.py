@@ -12,6 +12,7 @@ from ddpm_jax import load_run
 from ddpm_jax.config import base_config, from_config_dict
 from ddpm_jax.errors import InputError
 from ddpm_jax.tasks.building import build
+from ddpm_jax.tasks.identity import identify
 from ddpm_jax.tasks.ownership import refuse_foreign
 from ddpm_jax.tasks.train import make_job, train
 from ddpm_jax.training.checkpoint import Checkpoints, record_of
@@ -138,15 +139,15 @@ def test_it_goes_on_bit_by_bit_as_one_of_today(earlier, tmp_path):
 
 def test_another_experiment_is_refused_its_folder_and_its_checkpoints(earlier, tmp_path):
   config, _, before = earlier
-  refuse_foreign(before, config())
-  refuse_foreign(before, config(**{'training.num_steps': 100}))
+  refuse_foreign(before, identify(config()))
+  refuse_foreign(before, identify(config(**{'training.num_steps': 100})))
   other = config(**{'ema.decay': 0.5})
   with pytest.raises(InputError, match=r'holds another experiment, which differs in config\.\w+\.'):
-    refuse_foreign(before, other)
+    refuse_foreign(before, identify(other))
   # The checkpoint says it itself, where the folder's record is of another.
   shutil.copytree(before / 'checkpoints', tmp_path / 'run' / 'checkpoints')
   record = json.loads((before / 'config.json').read_text())
   record['config']['ema']['decay'] = 0.5
   (tmp_path / 'run' / 'config.json').write_text(json.dumps(record))
   with pytest.raises(InputError, match=r'the checkpoint of step 4 is of another .* config\.ema\.d'):
-    refuse_foreign(tmp_path / 'run', other)
+    refuse_foreign(tmp_path / 'run', identify(other))

@@ -14,8 +14,8 @@ from ddpm_jax.errors import InputError
 from ddpm_jax.keys import Keys, example_keys, step_key
 from ddpm_jax.tasks.building import build
 from ddpm_jax.tasks.train import make_job, train
+from ddpm_jax.training.advance import make_step, refuse_changed
 from ddpm_jax.training.checkpoint import Checkpoints, record_of
-from ddpm_jax.training.loop import make_step, refuse_changed
 from ddpm_jax.training.state import new_state
 from ddpm_jax.training.task import digest
 

@@ -16,6 +16,7 @@ from quick import EVERY_STEP, make_quick, quick, start
 from tiny import tiny
 
 from ddpm_jax.errors import InputError
+from ddpm_jax.tasks.identity import identify
 from ddpm_jax.tasks.ownership import alone, locked, refuse_foreign
 from ddpm_jax.tasks.train import steps
 from ddpm_jax.training.checkpoint import whole_steps
@@ -72,7 +73,7 @@ def cut_off_everywhere(folder, config):
     lines = workdir / 'metrics.jsonl'
     owned = begun or (lines.exists() and lines.stat().st_size)
     with pytest.raises(InputError, match='another exper') if owned else contextlib.nullcontext():
-      refuse_foreign(workdir, tiny(seed=1))
+      refuse_foreign(workdir, identify(tiny(seed=1)))
     assert start(workdir, config) == [begun + 1], last
   return counted.count
 
@@ -106,11 +107,11 @@ def main():
 def test_a_refused_start_leaves_a_folder_to_any_other(tmp_path):
   with pytest.raises(InputError, match='training.init_from'):
     start(tmp_path, tiny(**{'training.init_from': '/typo'}))
-  refuse_foreign(tmp_path, tiny())
+  refuse_foreign(tmp_path, identify(tiny()))
   (tmp_path / 'checkpoints' / '7.orbax-checkpoint-tmp' / 'state').mkdir(parents=True)
   (tmp_path / 'samples').mkdir()
   (tmp_path / 'metrics.jsonl').touch()
-  refuse_foreign(tmp_path, tiny())
+  refuse_foreign(tmp_path, identify(tiny()))
 
 
 HOLD = """

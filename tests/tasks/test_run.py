@@ -16,6 +16,7 @@ from ddpm_jax.diffusion import make_denoiser
 from ddpm_jax.errors import InputError
 from ddpm_jax.tasks.building import build
 from ddpm_jax.tasks.checks import check_training
+from ddpm_jax.tasks.identity import identify
 from ddpm_jax.tasks.ownership import refuse_foreign
 from ddpm_jax.tasks.run import Run, check_teacher, read_record, write_record
 from ddpm_jax.tasks.table import make_task
@@ -159,11 +160,11 @@ def test_a_run_goes_on_by_the_code_that_it_began_with(written, tmp_path):
   config = written(weight(1.0), **settings)
   write_record(run, build(config), {})
   (run / 'metrics.jsonl').write_text('{"step": 1}\n')  # something to lose
-  refuse_foreign(run, config)
-  refuse_foreign(run, written(weight(1.0, '  # of every time alike'), **settings))
+  refuse_foreign(run, identify(config))
+  refuse_foreign(run, identify(written(weight(1.0, '  # of every time alike'), **settings)))
   config = written(weight(2.0), **settings)
   with pytest.raises(InputError) as error:
-    refuse_foreign(run, config)
+    refuse_foreign(run, identify(config))
   assert str(error.value) == (
     f'{run}: holds a run of other code: my_losses has changed since; restore it, or give another '
     '--workdir'
@@ -171,7 +172,7 @@ def test_a_run_goes_on_by_the_code_that_it_began_with(written, tmp_path):
   record = json.loads((run / 'config.json').read_text())
   assert set(record['provenance'].pop('plugins')) == {'my_losses', 'tiny'}
   (run / 'config.json').write_text(json.dumps(record))
-  refuse_foreign(run, config)  # Nothing is known of the code of a run from before.
+  refuse_foreign(run, identify(config))  # Nothing is known of the code of a run from before.
 
 
 def test_other_code_of_the_sampler_does_not_keep_a_run_from_going_on(written, tmp_path):
@@ -179,7 +180,7 @@ def test_other_code_of_the_sampler_does_not_keep_a_run_from_going_on(written, tm
   settings = {'sampler.name': 'my_losses:mine', 'sampler.num_steps': 2}
   write_record(tmp_path / 'run', build(written(sampler, **settings)), {})
   (tmp_path / 'run' / 'metrics.jsonl').write_text('{"step": 1}\n')
-  refuse_foreign(tmp_path / 'run', written(sampler + 'more = 1\n', **settings))
+  refuse_foreign(tmp_path / 'run', identify(written(sampler + 'more = 1\n', **settings)))
 
 
 def test_a_run_whose_code_has_changed_is_loaded_with_a_word(saved, written, tmp_path, caplog):
@@ -213,7 +214,7 @@ def test_what_a_folder_names_is_neither_imported_to_compare_nor_to_load_it(
   spoil(run, 'loss', weight='my_losses:weight')
   (tmp_path / 'my_losses.py').write_text(PAYLOAD.format(str(mark)))
   with pytest.raises(InputError, match='run: holds another experiment, .* in config.loss.weight;'):
-    refuse_foreign(run, tiny())
+    refuse_foreign(run, identify(tiny()))
   with pytest.raises(InputError, match=r"config.json: needs code .*'my_losses:weight' \(config.lo"):
     load_run(run, plugins=('tiny',))
   with pytest.raises(InputError, match='config.training.init_from: .*--plugins=my_losses'):

@@ -8,6 +8,7 @@ from tiny import tiny
 from ddpm_jax.tasks import train
 from ddpm_jax.tasks.building import build
 from ddpm_jax.training import loop
+from ddpm_jax.training.metrics import Window
 
 EVERY_STEP = {'training.num_steps': 1000, 'logging.every_steps': 1}
 APART = {**EVERY_STEP, 'checkpoint.every_steps': 2}
@@ -22,7 +23,7 @@ def make_quick(patch):
     if checkpoints.latest_step() is not None:
       return begin(job, checkpoints, batches)
     fresh[:] = fresh or [begin(job, checkpoints, batches)[0]]
-    return fresh[0], loop.Window()
+    return fresh[0], Window()
 
   def advance(state, batches, count):
     next(batches)

@@ -18,9 +18,9 @@ from tiny import shapes_of, tiny
 from ddpm_jax.errors import InputError
 from ddpm_jax.tasks.train import train
 from ddpm_jax.training.checkpoint import Checkpoints
-from ddpm_jax.training.loop import is_record, steps_at_once
 from ddpm_jax.training.metrics import read
 from ddpm_jax.training.report import due
+from ddpm_jax.training.start import is_record, steps_at_once
 from ddpm_jax.training.stopping import stopping
 
 ROOT = pathlib.Path(__file__).parents[2]
