@@ -9,6 +9,8 @@ from ddpm_jax.losses import *  # noqa: F403
 from ddpm_jax.losses import __all__ as _losses
 from ddpm_jax.samplers import *  # noqa: F403
 from ddpm_jax.samplers import __all__ as _samplers
+from ddpm_jax.theory import *  # noqa: F403
+from ddpm_jax.theory import __all__ as _theory
 
 __version__ = '0.1.0'
 
@@ -16,7 +18,7 @@ __version__ = '0.1.0'
 # wait for them.
 LATE = {'load_run': 'ddpm_jax.tasks.run', 'log_likelihood': 'ddpm_jax.diffusion.likelihood'}
 
-__all__ = [*_diffusion, *_losses, *_samplers, 'load_run', 'log_likelihood']  # noqa: F405
+__all__ = [*_diffusion, *_losses, *_samplers, *_theory, 'load_run', 'log_likelihood']  # noqa: F405
 
 
 def __getattr__(name: str) -> Any:

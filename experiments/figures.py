@@ -16,13 +16,13 @@ from matplotlib.figure import Figure
 
 from ddpm_jax.diffusion import VARIANCES, q_posterior, schedules
 from ddpm_jax.diffusion.bound import bound_term
-from ddpm_jax.diffusion.information import on_grid
 from ddpm_jax.diffusion.langevin import State, annealed, run, ula
-from ddpm_jax.diffusion.oracle import GaussianData, GaussianMixture, fractal
 from ddpm_jax.files import check_writable, whole
 from ddpm_jax.losses import WEIGHTS
 from ddpm_jax.samplers import ancestral, ddim, sample
 from ddpm_jax.stores import path_of
+from ddpm_jax.theory.information import on_grid
+from ddpm_jax.theory.oracle import GaussianData, GaussianMixture, fractal
 from experiments import cli
 
 FOLDER = flags.DEFINE_string('folder', 'docs/images', 'Where the pictures go.')

@@ -18,11 +18,12 @@ import torch
 from jax import Array
 from jax.typing import ArrayLike
 
-from ddpm_jax.diffusion import oracle, schedules
+from ddpm_jax.diffusion import schedules
 from ddpm_jax.diffusion.parameterization import PARAMETERIZATIONS, Denoiser
 from ddpm_jax.diffusion.process import q_sample
 from ddpm_jax.diffusion.schedules import Schedule, Time
 from ddpm_jax.samplers import NOISES, THRESHOLDS, Step, sample, time_grid
+from ddpm_jax.theory import oracle
 from experiments.parity_cases import CALLS, Case, Chain, Grid, learned
 
 BATCH = 8

@@ -1,11 +1,7 @@
 """The mathematics of diffusion models, as pure functions of one example and a scalar time."""
 
 from ddpm_jax.diffusion import (
-  diagnostics,
-  inequalities,
-  information,
   langevin,
-  oracle,
   schedules,
   score,
   sde,
@@ -52,13 +48,9 @@ __all__ = [
   'categorical',
   'convert',
   'density',
-  'diagnostics',
   'discretized',
-  'inequalities',
-  'information',
   'langevin',
   'make_denoiser',
-  'oracle',
   'prior',
   'q_marginal',
   'q_posterior',

@@ -8,12 +8,12 @@ import numpy as np
 from jax import Array
 
 from ddpm_jax.data.mixture import COVARIANCES, MEANS, WEIGHTS
-from ddpm_jax.diffusion.oracle import GaussianMixture
 from ddpm_jax.diffusion.parameterization import Denoiser
 from ddpm_jax.diffusion.process import Denoised, q_sample
 from ddpm_jax.diffusion.schedules import Schedule, Time
 from ddpm_jax.samplers import sample
 from ddpm_jax.samplers.runge_kutta import heun
+from ddpm_jax.theory.oracle import GaussianMixture
 
 # Where they are judged: from noise that hides the components to noise below their width.
 LOG_SNRS = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0)

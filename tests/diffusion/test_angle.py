@@ -7,8 +7,8 @@ import pytest
 
 from ddpm_jax.diffusion import schedules
 from ddpm_jax.diffusion.angle import angle_at, angular_flow, length, time_at
-from ddpm_jax.diffusion.oracle import GaussianData
 from ddpm_jax.diffusion.schedules import CONTINUOUS
+from ddpm_jax.theory.oracle import GaussianData
 
 PATHS = {**CONTINUOUS, 'interpolated': lambda: schedules.interpolate(schedules.cosine(8))}
 DATA = GaussianData(jnp.array([0.4, -0.7]), jnp.array([0.05, 2.0]))

@@ -34,7 +34,7 @@ from ddpm_jax.diffusion.bound import (
   prior_term,
   reconstruction_term,
 )
-from ddpm_jax.diffusion.oracle import GaussianData
+from ddpm_jax.theory.oracle import GaussianData
 
 MEAN, VARIANCE, FRACTION = 0.3, 0.4, 0.3
 BETAS = {2: [0.2, 0.5], 3: [0.1, 0.3, 0.6], 12: np.linspace(0.02, 0.5, 12), 4: [0.2, 0.3, 0.4, 1.0]}

@@ -14,7 +14,7 @@ from ddpm_jax.diffusion.continuous_bound import (
   continuous_reconstruction,
   integrated_terms,
 )
-from ddpm_jax.diffusion.oracle import GaussianData, GaussianMixture
+from ddpm_jax.theory.oracle import GaussianData, GaussianMixture
 
 pytestmark = pytest.mark.usefixtures('x64')
 

@@ -17,7 +17,6 @@ from blackjax.mcmc import diffusions
 from scipy import stats
 
 from ddpm_jax.diffusion import Denoised
-from ddpm_jax.diffusion.diagnostics import split_r_hat, standard_error
 from ddpm_jax.diffusion.langevin import (
   LENGTHS,
   Point,
@@ -30,7 +29,8 @@ from ddpm_jax.diffusion.langevin import (
   ula,
   ula_variance,
 )
-from ddpm_jax.diffusion.oracle import GaussianData
+from ddpm_jax.theory.diagnostics import split_r_hat, standard_error
+from ddpm_jax.theory.oracle import GaussianData
 
 
 def within(draws, expected, sigmas=4.5):

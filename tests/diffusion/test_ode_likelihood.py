@@ -15,8 +15,8 @@ from ddpm_jax.diffusion.likelihood import (
   noised_log_prob,
   quantized_log_prob,
 )
-from ddpm_jax.diffusion.oracle import GaussianData, GaussianMixture
 from ddpm_jax.diffusion.schedules import CONTINUOUS, DISCRETE
+from ddpm_jax.theory.oracle import GaussianData, GaussianMixture
 
 DATA = {
   'gaussian': lambda: GaussianData(jnp.array([0.4, -0.2]), jnp.array([0.3, 0.05])),

@@ -18,9 +18,9 @@ from ddpm_jax.diffusion import (
   reverse,
   schedules,
 )
-from ddpm_jax.diffusion.oracle import GaussianData
 from ddpm_jax.diffusion.process import fresh_noise
 from ddpm_jax.diffusion.schedules import CONTINUOUS, DISCRETE
+from ddpm_jax.theory.oracle import GaussianData
 
 T = 40
 CHAINS = {

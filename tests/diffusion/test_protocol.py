@@ -7,9 +7,9 @@ import pytest
 
 from ddpm_jax.diffusion import PARAMETERIZATIONS, make_denoiser, q_sample, schedules
 from ddpm_jax.diffusion.bound import density, stratified_bound, variational_bound
-from ddpm_jax.diffusion.oracle import GaussianData
 from ddpm_jax.diffusion.score import denoiser_from_score
 from ddpm_jax.samplers import ddim, sample
+from ddpm_jax.theory.oracle import GaussianData
 
 CHAIN = schedules.linear(1000)
 ORACLE = GaussianData(jnp.zeros(3), jnp.ones(3))

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from ddpm_jax.diffusion import Denoised, q_sample, schedules
-from ddpm_jax.diffusion.oracle import GaussianData
 from ddpm_jax.diffusion.score import (
   denoiser_from_score,
   denoising_score_matching,
@@ -19,6 +18,7 @@ from ddpm_jax.diffusion.score import (
   sliced_score_matching,
   x0_from_score,
 )
+from ddpm_jax.theory.oracle import GaussianData
 
 T = 20
 DATA = GaussianData(0.4, 0.3)

@@ -7,7 +7,6 @@ import pytest
 import scipy.integrate
 
 from ddpm_jax.diffusion import schedules
-from ddpm_jax.diffusion.oracle import GaussianData, GaussianMixture
 from ddpm_jax.diffusion.schedules import CONTINUOUS
 from ddpm_jax.diffusion.sde import (
   drift,
@@ -16,6 +15,7 @@ from ddpm_jax.diffusion.sde import (
   reverse_drift,
   squared_diffusion,
 )
+from ddpm_jax.theory.oracle import GaussianData, GaussianMixture
 
 PATHS = {**CONTINUOUS, 'interpolated': lambda: schedules.interpolate(schedules.cosine(8))}
 LOG_SNRS = [3.0, 0.4, -2.0]  # within every path

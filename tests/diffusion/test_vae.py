@@ -16,7 +16,6 @@ import pytest
 from scipy.stats import multivariate_normal
 
 from ddpm_jax.diffusion import VARIANCES, Gaussian, density, schedules, variational_bound
-from ddpm_jax.diffusion.oracle import GaussianData
 from ddpm_jax.diffusion.vae import (
   Chain,
   LinearGaussian,
@@ -27,6 +26,7 @@ from ddpm_jax.diffusion.vae import (
   log_ratio,
   principal_components,
 )
+from ddpm_jax.theory.oracle import GaussianData
 
 pytestmark = pytest.mark.usefixtures('x64')
 

@@ -11,7 +11,6 @@ from configs import digits, mixture
 from ddpm_jax import data
 from ddpm_jax.data.mixture import COVARIANCES, MEANS, WEIGHTS
 from ddpm_jax.diffusion import Denoised, schedules
-from ddpm_jax.diffusion.oracle import GaussianMixture
 from ddpm_jax.evaluation import exactness
 from ddpm_jax.keys import example_keys
 from ddpm_jax.models import init_network
@@ -21,6 +20,7 @@ from ddpm_jax.tasks.building import build
 from ddpm_jax.tasks.checks import check_training
 from ddpm_jax.tasks.table import make_task
 from ddpm_jax.tasks.train import make_job
+from ddpm_jax.theory.oracle import GaussianMixture
 from experiments import exactness_rows as table
 
 COUNT = 2000

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from ddpm_jax.data import Arrays, Dataset
-from ddpm_jax.diffusion import SCHEDULES, oracle
+from ddpm_jax.diffusion import SCHEDULES
 from ddpm_jax.evaluation.noise_levels import EDGES, bins_of, make_bin_errors, midpoints
+from ddpm_jax.theory import oracle
 
 PATHS = {
   'cosine': SCHEDULES['cosine'](1000),

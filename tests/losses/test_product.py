@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from ddpm_jax.diffusion import PARAMETERIZATIONS, schedules
-from ddpm_jax.diffusion.oracle import GaussianData
 from ddpm_jax.keys import Keys, example_keys, step_key
 from ddpm_jax.losses import (
   DISTANCES,
@@ -22,6 +21,7 @@ from ddpm_jax.losses import (
   start,
 )
 from ddpm_jax.losses.context import noise_like
+from ddpm_jax.theory.oracle import GaussianData
 from tests.losses.test_time_laws import ESTIMATES
 from tests.readouts import READOUTS, seen
 

@@ -15,13 +15,7 @@ import numpy as np
 import pytest
 
 from ddpm_jax.codec import pixels
-from ddpm_jax.diffusion import (
-  PARAMETERIZATIONS,
-  Denoised,
-  density,
-  schedules,
-  variational_bound,
-)
+from ddpm_jax.diffusion import PARAMETERIZATIONS, Denoised, density, schedules, variational_bound
 from ddpm_jax.diffusion.learned import ENDS, INSIDE
 from ddpm_jax.diffusion.schedules import CONTINUOUS, bind, parameters
 from ddpm_jax.keys import Keys, example_keys, step_key

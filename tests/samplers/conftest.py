@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from ddpm_jax.diffusion import schedules
-from ddpm_jax.diffusion.oracle import GaussianData
 from ddpm_jax.samplers import Step, stability
+from ddpm_jax.theory.oracle import GaussianData
 
 MEAN = (0.4, -0.7, 0.1)
 

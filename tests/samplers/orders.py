@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddpm_jax.diffusion.oracle import GaussianData
 from ddpm_jax.samplers import Step
+from ddpm_jax.theory.oracle import GaussianData
 
 COUNTS = (40, 80, 160, 320)
 DATA = GaussianData(jnp.array([0.4, -0.7, 0.1]), jnp.array([0.05, 0.3, 2.0]))

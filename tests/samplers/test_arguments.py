@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import pytest
 
 from ddpm_jax.diffusion import schedules
-from ddpm_jax.diffusion.oracle import GaussianData
 from ddpm_jax.diffusion.score import denoiser_from_score
 from ddpm_jax.samplers import SAMPLERS, SOLVERS, ancestral, ddim, sample, time_grid
+from ddpm_jax.theory.oracle import GaussianData
 
 PATH = schedules.flow()
 DATA = GaussianData(jnp.zeros(3), jnp.ones(3))

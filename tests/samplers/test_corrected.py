@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from ddpm_jax.diffusion import schedules
-from ddpm_jax.diffusion.oracle import GaussianData
 from ddpm_jax.samplers import Step, num_evaluations, sample
 from ddpm_jax.samplers.corrected import (
   PREDICTORS,
@@ -17,6 +16,7 @@ from ddpm_jax.samplers.corrected import (
   predictor_corrector,
   reverse_diffusion,
 )
+from ddpm_jax.theory.oracle import GaussianData
 from tests.samplers import recursions
 from tests.samplers.orders import DATA, even_in_log_snr
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from ddpm_jax.diffusion import schedules
-from ddpm_jax.diffusion.oracle import GaussianData
 from ddpm_jax.samplers import Step, sample
 from ddpm_jax.samplers.edm import edm
 from ddpm_jax.samplers.runge_kutta import heun
+from ddpm_jax.theory.oracle import GaussianData
 from tests.samplers.orders import DATA, begin, even_in_log_snr
 
 pytestmark = pytest.mark.usefixtures('x64')

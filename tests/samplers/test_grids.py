@@ -7,10 +7,10 @@ import pytest
 
 from ddpm_jax.diffusion import schedules
 from ddpm_jax.diffusion.bound import bound_term
-from ddpm_jax.diffusion.oracle import GaussianData
 from ddpm_jax.diffusion.schedules import CONTINUOUS
 from ddpm_jax.samplers import TIME_GRIDS, time_grid
 from ddpm_jax.samplers.grids import LOWEST_LOG_SNR, bound_costs, cheapest_path, karras
+from ddpm_jax.theory.oracle import GaussianData
 
 # The first and the last time of N on a chain of T, for the grids that are even in time.
 EVEN = {

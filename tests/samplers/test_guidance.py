@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from ddpm_jax.diffusion import Denoised, schedules
-from ddpm_jax.diffusion.oracle import GaussianData, GaussianMixture
 from ddpm_jax.samplers import classifier_free, ddim, sample, time_grid
 from ddpm_jax.samplers.guidance import autoguidance, classifier_guidance, log_snr_interval
+from ddpm_jax.theory.oracle import GaussianData, GaussianMixture
 
 pytestmark = pytest.mark.usefixtures('x64')
 

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from ddpm_jax.diffusion import schedules
-from ddpm_jax.diffusion.oracle import GaussianData
 from ddpm_jax.errors import InputError
 from ddpm_jax.samplers import ddim, prior_sample, sample, time_grid
 from ddpm_jax.samplers.image_to_image import last_part, start_from
+from ddpm_jax.theory.oracle import GaussianData
 
 
 def pictures(count):

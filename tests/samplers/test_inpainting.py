@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from ddpm_jax.diffusion import schedules
-from ddpm_jax.diffusion.oracle import GaussianData, correlated
 from ddpm_jax.errors import InputError
 from ddpm_jax.samplers import (
   Sampler,
@@ -21,6 +20,7 @@ from ddpm_jax.samplers import (
   time_grid,
 )
 from ddpm_jax.samplers.inpainting import keep_known, repaint, replacement
+from ddpm_jax.theory.oracle import GaussianData, correlated
 
 pytestmark = pytest.mark.usefixtures('x64')
 

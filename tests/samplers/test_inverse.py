@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from ddpm_jax.diffusion import schedules
-from ddpm_jax.diffusion.oracle import GaussianData, correlated
 from ddpm_jax.errors import InputError
 from ddpm_jax.samplers import ddim, sample, time_grid
 from ddpm_jax.samplers.inverse import (
@@ -20,6 +19,7 @@ from ddpm_jax.samplers.inverse import (
   isotropic,
   pigdm,
 )
+from ddpm_jax.theory.oracle import GaussianData, correlated
 
 pytestmark = pytest.mark.usefixtures('x64')
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from ddpm_jax.diffusion import schedules
-from ddpm_jax.diffusion.oracle import GaussianMixture
 from ddpm_jax.samplers import SAMPLERS, prior_sample, sample, time_grid
+from ddpm_jax.theory.oracle import GaussianMixture
 
 COUNT = 4096
 EVALUATIONS = dict.fromkeys(SAMPLERS, 60) | {'annealed_langevin': 600}

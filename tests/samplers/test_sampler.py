@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from ddpm_jax.diffusion import schedules
-from ddpm_jax.diffusion.oracle import GaussianData
 from ddpm_jax.errors import InputError
 from ddpm_jax.samplers import (
   NOISES,
@@ -18,6 +17,7 @@ from ddpm_jax.samplers import (
   sample,
   time_grid,
 )
+from ddpm_jax.theory.oracle import GaussianData
 from tests.samplers import few_steps
 
 # Those with a noisy member that is not the default.

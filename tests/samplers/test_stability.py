@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from ddpm_jax.diffusion import schedules
-from ddpm_jax.diffusion.oracle import GaussianData
 from ddpm_jax.samplers import (
   SAMPLERS,
   TIME_GRIDS,
@@ -26,6 +25,7 @@ from ddpm_jax.samplers import (
   time_grid,
 )
 from ddpm_jax.samplers.stability import LIMIT, complaint, enlargement
+from ddpm_jax.theory.oracle import GaussianData
 from experiments.stability import stable_from
 
 DATA = GaussianData(jnp.zeros(4), jnp.ones(4))

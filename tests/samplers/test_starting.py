@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from ddpm_jax.diffusion import schedules
-from ddpm_jax.diffusion.oracle import GaussianData
 from ddpm_jax.samplers import SAMPLERS, midway, num_evaluations, sample
 from ddpm_jax.samplers.dpmpp import dpmpp_2m, dpmpp_3m
 from ddpm_jax.samplers.multistep import deis, lms, plms, pndm
 from ddpm_jax.samplers.unipc import unipc
+from ddpm_jax.theory.oracle import GaussianData
 from tests.samplers.bent import bent
 from tests.samplers.orders import even_in_log_snr, even_in_root, even_in_sigma, slope, trailing
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from ddpm_jax.diffusion import schedules
-from ddpm_jax.diffusion.oracle import GaussianData
 from ddpm_jax.samplers import (
   NOISES,
   Step,
@@ -22,6 +21,7 @@ from ddpm_jax.samplers import (
 from ddpm_jax.samplers.corrected import reverse_diffusion
 from ddpm_jax.samplers.dpmpp_sde import RULES, dpmpp_2m_sde, dpmpp_3m_sde, dpmpp_sde, moments
 from ddpm_jax.samplers.stochastic import dpm2_ancestral, dpmpp_2s_ancestral, euler_ancestral
+from ddpm_jax.theory.oracle import GaussianData
 from tests.samplers import recursions
 from tests.samplers.orders import DATA, even_in_log_snr, even_in_sigma, slope
 

@@ -21,7 +21,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ddpm_jax.diffusion.information import (
+from ddpm_jax.diffusion.process import check_order, q_marginal, q_transition
+from ddpm_jax.diffusion.schedules import Schedule, Time
+from ddpm_jax.theory.information import (
   Data,
   Line,
   Normal,
@@ -34,8 +36,6 @@ from ddpm_jax.diffusion.information import (
   mutual_information,
   posterior_entropy,
 )
-from ddpm_jax.diffusion.process import check_order, q_marginal, q_transition
-from ddpm_jax.diffusion.schedules import Schedule, Time
 
 
 class Inequality(NamedTuple):

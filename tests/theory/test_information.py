@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from ddpm_jax.diffusion import Gaussian, inequalities, information, schedules
-from ddpm_jax.diffusion.inequalities import IDENTITIES, INEQUALITIES
-from ddpm_jax.diffusion.information import Line, Normal, on_grid
-from ddpm_jax.diffusion.oracle import GaussianData, GaussianMixture
+from ddpm_jax.diffusion import Gaussian, schedules
+from ddpm_jax.theory import inequalities, information
+from ddpm_jax.theory.inequalities import IDENTITIES, INEQUALITIES
+from ddpm_jax.theory.information import Line, Normal, on_grid
+from ddpm_jax.theory.oracle import GaussianData, GaussianMixture
 
 GRID = np.linspace(-18, 18, 401)
 WIDTH = GRID[1] - GRID[0]

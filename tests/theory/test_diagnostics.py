@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from blackjax import diagnostics as blackjax
 
-from ddpm_jax.diffusion.diagnostics import (
+from ddpm_jax.theory.diagnostics import (
   acceptance_rate,
   autocovariance,
   effective_sample_size,

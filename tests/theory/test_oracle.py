@@ -5,9 +5,10 @@ import pytest
 import scipy.integrate
 import scipy.stats
 
-from ddpm_jax.diffusion import oracle, schedules
-from ddpm_jax.diffusion.information import sampled_entropy
-from ddpm_jax.diffusion.oracle import GaussianData, GaussianMixture, correlated
+from ddpm_jax.diffusion import schedules
+from ddpm_jax.theory import oracle
+from ddpm_jax.theory.information import sampled_entropy
+from ddpm_jax.theory.oracle import GaussianData, GaussianMixture, correlated
 
 T = 20
 MEAN, VARIANCE = 0.4, 0.3
