@@ -1,7 +1,7 @@
 """A mixture of four Gaussians in the plane, whose exact denoiser is known: any loss in seconds.
 
-One CPU core trains it in about half a minute. `python -m experiments.exactness` trains every loss
-here and says how far each network ends from the exact denoiser.
+One CPU core trains it in about half a minute. `python -m experiments.benchmarks.exactness` trains
+every loss here and says how far each network ends from the exact denoiser.
 """
 
 from ml_collections import ConfigDict

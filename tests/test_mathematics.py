@@ -229,7 +229,7 @@ def test_what_is_amiss_is_found():
   of_draws = '[test_sample_has_the_moments_of_the_marginal](../tests/diffusion/test_process.py)'
   assert unreached(f'{GOOD}, {of_draws}') == held_back(f'{GOOD}, {of_draws}') == []
   slow = 'test_every_variant_trains_to_near_the_exact_denoiser'
-  assert held_back(f'[{slow}](../tests/evaluation/test_exactness.py)') == [slow]
+  assert held_back(f'[{slow}](../tests/benchmarks/test_exactness.py)') == [slow]
   for formula in ('{x', '(x]', r'\left( x )', r'\begin{aligned} x', '+ x', r'a \, b', 'a\n\nb'):
     assert faults(formula) != []
   assert faults(r'\left( x_{t} \right) + [0, 1]') == []

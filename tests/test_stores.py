@@ -141,7 +141,7 @@ FOLDERS = {
   'evaluate': ('--workdir={}',),
   'ablate': ('--workdir={}',),
   'tradeoff': ('--workdir={}',),
-  'exactness': ('--workdir={}',),
+  'benchmarks.exactness': ('--workdir={}',),
 }
 
 

@@ -16,7 +16,7 @@ from ddpm_jax.ablation.plan import RESULT, Cell
 from ddpm_jax.config import Config
 from ddpm_jax.errors import InputError
 from ddpm_jax.evaluation.available import LEFT_OUT
-from ddpm_jax.evaluation.training_speed import Bare, block_length
+from ddpm_jax.evaluation.pace import Bare, block_length
 from ddpm_jax.files import read_json, write_json
 from ddpm_jax.tasks.building import build
 from ddpm_jax.tasks.train import make_job, train

@@ -26,7 +26,7 @@ from ddpm_jax.samplers import (
 )
 from ddpm_jax.samplers.stability import LIMIT, complaint, enlargement
 from ddpm_jax.theory.oracle import GaussianData
-from experiments.stability import stable_from
+from experiments.benchmarks.stability import stable_from
 
 DATA = GaussianData(jnp.zeros(4), jnp.ones(4))
 COUNT = 4096

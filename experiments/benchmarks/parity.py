@@ -1,6 +1,6 @@
 """Holds samplers, grids and schedules against the schedulers of diffusers, point by point.
 
-  python -m experiments.parity
+  python -m experiments.benchmarks.parity
 
 Each sampler and scheduler run with one exact denoiser from one start over the scheduler's own times
 and with the same noise; x is compared at every time. PyTorch and diffusers, which are no
@@ -77,8 +77,8 @@ def rows(only: str = '') -> Iterator[Row]:
 
 def comparisons() -> Iterator[tuple[str, str, str, Callable[[int], float], int]]:
   """(ours, theirs, why they part, number of steps -> deviation, number of steps)."""
-  from experiments import torch_schedulers
-  from experiments.parity_cases import CASES, CHAINS, GRIDS, described
+  from experiments.benchmarks import torch_schedulers
+  from experiments.benchmarks.parity_cases import CASES, CHAINS, GRIDS, described
 
   for case in CASES:
     theirs = described(case.theirs, case.settings, case.arguments)

@@ -1,73 +1,25 @@
-"""How fast training is: the bare step, the whole loop, and what the difference is made of.
-
-Speeds drift with all else that a machine does, so what is compared is run in alternating blocks,
-and it is the ratio within each block that counts.
-"""
+"""What is timed of training: the program of a step, the whole loop, and the input alone."""
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import math
 import resource
-import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from etils import epath
 
 from ddpm_jax.config import Config
+from ddpm_jax.evaluation.pace import Bare
 from ddpm_jax.tasks import train
-from ddpm_jax.training.advance import make_step
-from ddpm_jax.training.flops import count_flops
 from ddpm_jax.training.job import Job
 from ddpm_jax.training.loop import read_stream
-from ddpm_jax.training.state import new_state
+from experiments.benchmarks.flops import count_flops
 
-Time = TypeVar('Time')
 NEVER = sys.maxsize
-AHEAD = 2  # steps, as in metrics.Window
-
-
-class Spread(NamedTuple):
-  """The median of some measurements and their quartiles."""
-
-  median: float
-  low: float
-  high: float
-
-
-def spread(values: Sequence[float]) -> Spread:
-  """Median and quartiles; quartiles between two measurements are interpolated."""
-  low, high = np.percentile(values, (25, 75))
-  return Spread(statistics.median(values), float(low), float(high))
-
-
-def shown(spread: Spread, factor: float, form: str) -> tuple[str, str]:
-  """Median and quartiles in words."""
-  median, low, high = (format(factor * value, form) for value in spread)
-  return median, f'{low} to {high}'
-
-
-def ratios(above: Sequence[float], below: Sequence[float]) -> Spread:
-  """The spread of above[i] / below[i]."""
-  return spread([a / b for a, b in zip(above, below, strict=True)])
-
-
-def alternate(runs: Mapping[str, Callable[[], Time]], blocks: int) -> dict[str, list[Time]]:
-  """What each of `runs` returns, `blocks` times over, in turn.
-
-  Every other round goes backward: a steady drift then favors none.
-  """
-  times: dict[str, list[Time]] = {name: [] for name in runs}
-  for block in range(blocks):
-    for name in list(runs)[:: -1 if block % 2 else 1]:
-      times[name].append(runs[name]())
-  return times
 
 
 class Program(NamedTuple):
@@ -86,43 +38,19 @@ class Program(NamedTuple):
   bytes: int | None
 
 
-class Bare:
-  """The compiled step alone: one batch that stays on the devices, the state carried along."""
-
-  def __init__(self, job: Job):
-    parallel = job.parallel
-    self._step: Any = parallel.compile(make_step(job))
-    self._state = parallel.place_state(new_state(job.task, job.config))
-    self._frozen = parallel.place_state(job.frozen)
-    self._batch = parallel.place_batch(next(read_stream(job)))
-
-  def compile(self) -> Program:
-    """Compiles the step; the call after it takes the program from the cache."""
-    arguments = self._state, self._frozen, self._batch
-    lowered = self._step.lower(*arguments)
-    start = time.perf_counter()
-    compiled = lowered.compile()
-    seconds = time.perf_counter() - start
-    cost, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
-    return Program(
-      compile_seconds=seconds,
-      flops=count_flops(self._step, *arguments),
-      xla_flops=cost.get('flops'),
-      bytes=memory and _total(memory),
-    )
-
-  def __call__(self, steps: int) -> float:
-    """Seconds for so many steps."""
-    start = time.perf_counter()
-    # The host runs no further ahead than it does in the loop.
-    ahead: collections.deque[Any] = collections.deque()
-    for _ in range(steps):
-      self._state, metrics = self._step(self._state, self._frozen, self._batch)
-      ahead.append(metrics)
-      if len(ahead) > AHEAD:
-        jax.block_until_ready(ahead.popleft())
-    jax.block_until_ready(self._state)
-    return time.perf_counter() - start
+def compile_step(bare: Bare) -> Program:
+  """Compiles the step; the call after it takes the program from the cache."""
+  lowered = bare.step.lower(*bare.arguments)
+  start = time.perf_counter()
+  compiled = lowered.compile()
+  seconds = time.perf_counter() - start
+  cost, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
+  return Program(
+    compile_seconds=seconds,
+    flops=count_flops(bare.step, *bare.arguments),
+    xla_flops=cost.get('flops'),
+    bytes=memory and _total(memory),
+  )
 
 
 def _total(memory: Any) -> int:
@@ -199,11 +127,6 @@ def loop_config(config: Config, steps: int, total: int) -> Config:
       preview_every_steps=NEVER,
     ),
   )
-
-
-def block_length(step_seconds: float, block_seconds: float = 1.5) -> int:
-  """Steps that take at least `block_seconds`, and two at least."""
-  return max(2, math.ceil(block_seconds / step_seconds))
 
 
 class InputRates(NamedTuple):

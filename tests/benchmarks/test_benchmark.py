@@ -15,11 +15,12 @@ from flax import linen as nn
 from jax import lax
 
 from ddpm_jax.condition import labels
-from ddpm_jax.evaluation.training_speed import alternate, block_length, ratios, spread
+from ddpm_jax.evaluation.pace import block_length
 from ddpm_jax.models import UNet, init_network, num_params
-from ddpm_jax.training.flops import count_flops
+from experiments.benchmarks.flops import count_flops
+from experiments.benchmarks.timing import alternate, ratios, spread
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 
 DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 X = jnp.ones((2, 8, 8, 3))
@@ -116,7 +117,7 @@ def test_pytorch_has_as_many_parameters():
   """The U-Net of DDPM for CIFAR-10, and one with classes and attention at its lowest level."""
   pytest.importorskip('torch')
   pytest.importorskip('diffusers')
-  from experiments import torch_unet
+  from experiments.benchmarks import torch_unet
 
   original = UNet()
   assert torch_unet.num_params(torch_unet.make_unet(original, (32, 32, 3))) == 35_746_307

@@ -1,6 +1,6 @@
 """From how many steps each sampler is stable over each grid; a table in Markdown.
 
-  python -m experiments.stability --path=cosine
+  python -m experiments.benchmarks.stability --path=cosine
 
 A cell has the least number of steps from which on, up to --most, a run makes Gaussian data at most
 twice as large as it is (`samplers.stability`); a dash where there is none. Samplers that are stable

@@ -6,9 +6,15 @@ import jax
 import numpy as np
 import pytest
 
-from ddpm_jax.evaluation.speed import RUNS, make_batch, make_loop, make_program, make_runs
 from ddpm_jax.tasks.building import build
 from ddpm_jax.tasks.drawing import evaluations
+from experiments.benchmarks.sampling_runs import (
+  RUNS,
+  make_batch,
+  make_loop,
+  make_program,
+  make_runs,
+)
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Predicts how training scales from 8 to 4,096 chips.
 
-  python -m experiments.scaling --config=configs/cifar10.py --batch_per_chip=16
+  python -m experiments.benchmarks.scaling --config=configs/cifar10.py --batch_per_chip=16
 
 What a chip computes is counted in the traced train step, what it sends is the gradient; its rates
 are the maker's. Both bounds are told: sending after computing, and hidden behind it.
@@ -15,15 +15,15 @@ from rich.table import Table
 
 from ddpm_jax import models
 from ddpm_jax.config import from_config_dict
-from ddpm_jax.evaluation.scaling import CHIPS, SHARE, efficiency
 from ddpm_jax.tasks.building import build
 from ddpm_jax.tasks.checks import batch_and_keys
 from ddpm_jax.tasks.train import make_job
 from ddpm_jax.training import backend
 from ddpm_jax.training.advance import make_step
-from ddpm_jax.training.flops import count_flops
 from ddpm_jax.training.parallel import PARALLEL
 from experiments import cli
+from experiments.benchmarks.chips import CHIPS, SHARE, efficiency
+from experiments.benchmarks.flops import count_flops
 
 CONFIG = cli.config_flag()
 BATCH = flags.DEFINE_integer('batch_per_chip', 16, 'Images on each chip.', 1, 10**6)

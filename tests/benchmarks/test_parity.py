@@ -13,17 +13,17 @@ import pytest
 from ddpm_jax.diffusion import schedules
 from ddpm_jax.diffusion.process import Denoised
 from ddpm_jax.samplers import sample
-from experiments import parity, parity_cases
-from experiments.parity_cases import CALLS, CASES, PLAIN, described
+from experiments.benchmarks import parity, parity_cases
+from experiments.benchmarks.parity_cases import CALLS, CASES, PLAIN, described
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 QUICK = ('DDPM', 'PNDM', 'HeunDiscrete', 'DEISMultistep')
 HAVE = all(importlib.util.find_spec(name) for name in parity.WANTED)
 
 
 @pytest.mark.skipif(HAVE, reason='diffusers is installed')
 def test_without_diffusers_one_line_says_what_to_install():
-  command = [sys.executable, '-m', 'experiments.parity']
+  command = [sys.executable, '-m', 'experiments.benchmarks.parity']
   done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
   assert done.returncode == 2 and not done.stdout
   (line,) = done.stderr.splitlines()
@@ -79,7 +79,7 @@ def test_heun_of_x_is_exact_for_straight_lines(x64):
 def test_schedulers_do_as_their_rows_say(theirs, x64):
   for name in parity.WANTED:
     pytest.importorskip(name)
-  from experiments import torch_schedulers
+  from experiments.benchmarks import torch_schedulers
 
   for case in CASES:
     if case.theirs == theirs and not case.why:

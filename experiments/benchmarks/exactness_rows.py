@@ -1,4 +1,4 @@
-"""The rows of `experiments.exactness`: their settings, their training, how they are judged."""
+"""The rows of the table of exactness: their settings, their training, how they are judged."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ from ddpm_jax import data
 from ddpm_jax.codec import scale
 from ddpm_jax.config import Config, from_config_dict
 from ddpm_jax.diffusion import PARAMETERIZATIONS
-from ddpm_jax.evaluation import exactness
 from ddpm_jax.evaluation.noise_levels import make_bin_errors
 from ddpm_jax.keys import example_keys
 from ddpm_jax.losses import FACTORS, LOSSES, OF_AUTOENCODERS, PRESETS
 from ddpm_jax.tasks.run import Run, load_run
 from ddpm_jax.tasks.train import train
+from experiments.benchmarks import excess
 
 COUNT = 4096
 
@@ -102,18 +102,18 @@ def judged(run: Run) -> tuple[float, float]:
   of_flow = (
     run.config.parameterization.name == 'consistency' and 'consistency' in run.config.loss.name
   )
-  exact = (exactness.exact_consistency if of_flow else exactness.exact_denoiser)(schedule)
+  exact = (excess.exact_consistency if of_flow else excess.exact_denoiser)(schedule)
 
   read: Any = run.use.denoiser
 
   @jax.jit
   def measure(params, frozen, x0, keys):
-    errors = exactness.excess_errors(schedule, read(params, {}, schedule), exact, x0, keys)
+    errors = excess.excess_errors(schedule, read(params, {}, schedule), exact, x0, keys)
     return errors, run.use.generate(params, frozen, {}, keys)
 
   errors, samples = measure(run.trained, run.frozen, x0, keys)
   drawn, real = (np.asarray(part).reshape(-1, 2) for part in (samples, x0))
-  return float(jnp.mean(errors)), exactness.sliced_wasserstein(drawn, real)
+  return float(jnp.mean(errors)), excess.sliced_wasserstein(drawn, real)
 
 
 def error_of_eps(run: Run) -> float:

@@ -1,4 +1,4 @@
-"""The part of experiments.benchmark that times sampling."""
+"""The part of the benchmark of training that times sampling."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from rich.table import Table
 
 from ddpm_jax.config import Config
 from ddpm_jax.errors import InputError
-from ddpm_jax.evaluation import training_speed as benchmark
-from ddpm_jax.evaluation.speed import make_runs
 from ddpm_jax.samplers import Sampler
 from ddpm_jax.tasks.building import build
 from ddpm_jax.tasks.drawing import describe, evaluations
 from ddpm_jax.tasks.experiment import Experiment
+from experiments.benchmarks.sampling_runs import make_runs
+from experiments.benchmarks.timing import alternate, ratios, shown, spread
 
 Figures = dict[str, Any]
 WORDS = {
@@ -37,7 +37,7 @@ def measure(config: Config, blocks: int, no_torch: str | None) -> Figures:
   variant, torch_run = (no_torch, None) if no_torch else torch_side(experiment)
   if torch_run:
     runs['torch'] = torch_run
-  times = benchmark.alternate(runs, blocks)
+  times = alternate(runs, blocks)
   return {
     'dataset': experiment.dataset.name,
     'sampler': describe(experiment),
@@ -49,17 +49,15 @@ def measure(config: Config, blocks: int, no_torch: str | None) -> Figures:
     'load': os.getloadavg()[0],
     'blocks': blocks,
     'torch': variant,
-    'seconds': {name: benchmark.spread(values) for name, values in times.items()},
-    'over_program': {
-      name: benchmark.ratios(values, times['program']) for name, values in times.items()
-    },
-    'program_over_network': benchmark.ratios(times['program'], times['network']),
+    'seconds': {name: spread(values) for name, values in times.items()},
+    'over_program': {name: ratios(values, times['program']) for name, values in times.items()},
+    'program_over_network': ratios(times['program'], times['network']),
   }
 
 
 def torch_side(experiment: Experiment) -> tuple[str, Callable[[], float] | None]:
   """What PyTorch runs and its run() -> seconds; or why it doesn't, and None."""
-  from experiments import torch_unet
+  from experiments.benchmarks import torch_unet
 
   if reason := torch_unet.sampling_difference(experiment):
     return f'PyTorch: left out: {reason}', None
@@ -86,9 +84,9 @@ def tables(figures: Figures) -> list[Any]:
       WORDS[name],
       f'{figures["batch_size"] / seconds:,.1f}',
       f'{1e3 * seconds / figures["evaluations"]:.2f}',
-      *benchmark.shown(figures['over_program'][name], 1, '.3f'),
+      *shown(figures['over_program'][name], 1, '.3f'),
     )
-  ratio, quartiles = benchmark.shown(figures['program_over_network'], 1, '.3f')
+  ratio, quartiles = shown(figures['program_over_network'], 1, '.3f')
   words = f'program / network (aim: 1.05 or less): {ratio} ({quartiles})'
   other = figures['torch']
   return [table, words, f'DDIMPipeline: {other}' if 'torch' in figures['seconds'] else other]

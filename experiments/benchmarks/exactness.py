@@ -1,6 +1,6 @@
 """Trains every loss on a mixture whose exact denoiser is known, and on the digits; one table.
 
-  python -m experiments.exactness --workdir=runs/exactness
+  python -m experiments.benchmarks.exactness --workdir=runs/exactness
 
 One row for each loss, each entry of each of its factors, each parameterization and more: how far it
 ends from the exact denoiser, and the error of eps that a short training on the digits leaves. Each
@@ -17,7 +17,13 @@ from configs import digits, mixture
 from ddpm_jax.stores import path_of
 from ddpm_jax.training import backend
 from experiments import cli
-from experiments.exactness_rows import OTHER_OPTIMUM, error_of_eps, judged, trained, variants
+from experiments.benchmarks.exactness_rows import (
+  OTHER_OPTIMUM,
+  error_of_eps,
+  judged,
+  trained,
+  variants,
+)
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'The folder of the runs.', required=True)
 NUM_STEPS = flags.DEFINE_integer(

@@ -11,7 +11,6 @@ from configs import digits, mixture
 from ddpm_jax import data
 from ddpm_jax.data.mixture import COVARIANCES, MEANS, WEIGHTS
 from ddpm_jax.diffusion import Denoised, schedules
-from ddpm_jax.evaluation import exactness
 from ddpm_jax.keys import example_keys
 from ddpm_jax.models import init_network
 from ddpm_jax.samplers.solvers import solve, tsit5
@@ -21,7 +20,8 @@ from ddpm_jax.tasks.checks import check_training
 from ddpm_jax.tasks.table import make_task
 from ddpm_jax.tasks.train import make_job
 from ddpm_jax.theory.oracle import GaussianMixture
-from experiments import exactness_rows as table
+from experiments.benchmarks import exactness_rows as table
+from experiments.benchmarks import excess as measures
 
 COUNT = 2000
 
@@ -36,13 +36,13 @@ def draws():
 
 
 def excess(schedule, denoiser):
-  exact = exactness.exact_denoiser(schedule)
-  return exactness.excess_errors(schedule, denoiser, exact, draws(), keys())
+  exact = measures.exact_denoiser(schedule)
+  return measures.excess_errors(schedule, denoiser, exact, draws(), keys())
 
 
 def test_the_exact_denoiser_has_no_excess_and_a_biased_one_its_bias():
   schedule = schedules.vp()
-  exact = exactness.exact_denoiser(schedule)
+  exact = measures.exact_denoiser(schedule)
   # The two may be compiled apart: by the square of float32's rounding.
   rounding = 10 * jnp.finfo(jnp.float32).eps
   np.testing.assert_allclose(excess(schedule, exact), 0, atol=rounding**2)
@@ -60,27 +60,27 @@ def test_the_posterior_variance_is_what_it_cannot_do_better_than():
   plane = GaussianMixture(WEIGHTS, MEANS, COVARIANCES)
   mean = plane.mean.reshape(1, 1, 2, 1)
   ratios = excess(schedule, lambda xt, t: Denoised(jnp.broadcast_to(mean, xt.shape)))
-  for log_snr, ratio in zip(exactness.LOG_SNRS[:3], ratios, strict=False):
+  for log_snr, ratio in zip(measures.LOG_SNRS[:3], ratios, strict=False):
     t = schedule.time(log_snr)
     eps = jax.random.normal(jax.random.key(5), x0.shape)
     xt = schedule.alpha(t) * x0 + schedule.sigma(t) * eps
-    squares = jnp.mean((exactness.exact_denoiser(schedule)(xt, t).x0 - x0) ** 2)
+    squares = jnp.mean((measures.exact_denoiser(schedule)(xt, t).x0 - x0) ** 2)
     np.testing.assert_allclose(ratio + 1, jnp.mean(plane.variance) / squares, rtol=0.1)
 
 
 def test_the_exact_consistency_function_is_the_end_of_an_adaptive_solve():
   schedule = schedules.edm()
   x = draws()[:16] + 2.0 * jax.random.normal(jax.random.key(1), (16, 1, 2, 1))
-  found = jax.jit(lambda x: exactness.exact_consistency(schedule)(x, 2.0).x0)(x)
-  exact = exactness.exact_denoiser(schedule)
+  found = jax.jit(lambda x: measures.exact_consistency(schedule)(x, 2.0).x0)(x)
+  exact = measures.exact_denoiser(schedule)
   truth = jax.jit(lambda x: solve(tsit5(), schedule, exact, x, 2.0, 0.002).x)(x)
   np.testing.assert_allclose(found, truth, atol=0.01)
 
 
 def test_sliced_wasserstein_is_a_shift_times_the_mean_cosine():
   x = np.random.default_rng(0).normal(size=(500, 2))
-  assert exactness.sliced_wasserstein(x, x[::-1]) == 0
-  found = exactness.sliced_wasserstein(x, x + np.array([0.3, 0.0]), directions=64)
+  assert measures.sliced_wasserstein(x, x[::-1]) == 0
+  found = measures.sliced_wasserstein(x, x + np.array([0.3, 0.0]), directions=64)
   np.testing.assert_allclose(found, 0.3 * 2 / np.pi, rtol=1e-3)
 
 
@@ -123,5 +123,5 @@ def test_every_variant_trains_to_near_the_exact_denoiser(tmp_path):
 @pytest.mark.parametrize('level', range(7))
 def test_levels_are_on_every_path_used(level):
   for schedule in (schedules.vp(), schedules.edm(), schedules.cosine()):
-    t = schedule.time(exactness.LOG_SNRS[level])
-    np.testing.assert_allclose(schedule.log_snr(t), exactness.LOG_SNRS[level], atol=0.1)
+    t = schedule.time(measures.LOG_SNRS[level])
+    np.testing.assert_allclose(schedule.log_snr(t), measures.LOG_SNRS[level], atol=0.1)

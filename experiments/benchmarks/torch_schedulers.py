@@ -24,7 +24,7 @@ from ddpm_jax.diffusion.process import q_sample
 from ddpm_jax.diffusion.schedules import Schedule, Time
 from ddpm_jax.samplers import NOISES, THRESHOLDS, Step, sample, time_grid
 from ddpm_jax.theory import oracle
-from experiments.parity_cases import CALLS, Case, Chain, Grid, learned
+from experiments.benchmarks.parity_cases import CALLS, Case, Chain, Grid, learned
 
 BATCH = 8
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ddpm_jax.evaluation.scaling import CHIPS, Chip, all_reduce_seconds, efficiency
+from experiments.benchmarks.chips import CHIPS, Chip, all_reduce_seconds, efficiency
 
 
 def ring_bytes(count, size):
