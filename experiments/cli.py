@@ -362,8 +362,17 @@ def words_of(error: BaseException) -> str:
     return f'exit({text}) is called; a config file must return its settings'
   if missing := re.search(r'Key \\?"(\w+)\\?" does not exist', text):
     near = re.search(r'Did you mean \\?"(\w+)', text)
-    return f"no such setting '{missing[1]}'" + (f"; did you mean '{near[1]}'?" if near else '')
+    now = renamed_to(missing[1]) or (near[1] if near else None)
+    return f"no such setting '{missing[1]}'" + (f"; did you mean '{now}'?" if now else '')
   return text if isinstance(error, InputError) else f'{type(error).__name__}: {text}'
+
+
+def renamed_to(key: str) -> str | None:
+  """The name that a setting, without its group, has today; None where it had no other."""
+  from ddpm_jax.config import RENAMED
+
+  names = {a.rpartition('.')[2]: b.rpartition('.')[2] for a, b in RENAMED.items()}
+  return names.get(key)
 
 
 def check_field(config: ConfigDict, field: str) -> None:

@@ -257,8 +257,8 @@ CASES = [
   ({'dataset.batch_size': 10**11}, 'config.dataset.batch_size: 100000000000 is outside'),
   ({'loss.distance': 'huber(delta=0)'}, 'config.loss.distance: delta: 0.0 is outside'),
   (
-    {'loss.noise_law': 'offset(scale=-1)'},
-    'config.loss.noise_law: scale: -1.0 is outside',
+    {'loss.noise_distribution': 'offset(scale=-1)'},
+    'config.loss.noise_distribution: scale: -1.0 is outside',
   ),
   ({'optimizer.warmup_steps': -1}, 'config.optimizer.warmup_steps: -1 is outside'),
   ({'optimizer.b1': 2.0}, 'config.optimizer.b1: 2.0 is outside [0, 0.999999]'),

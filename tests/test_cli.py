@@ -120,6 +120,11 @@ FILES = [
     "bad.py, line 4: no such setting 'channls'; did you mean 'channels'?",
   ),
   (
+    'from ddpm_jax.config import base_config as base\n'
+    'def get_config():\n  config = base()\n  config.loss.noise_law = "white"\n  return config',
+    "bad.py, line 4: no such setting 'noise_law'; did you mean 'noise_distribution'?",
+  ),
+  (
     'from good import get_config as good\n'
     'def get_config():\n  config = good()\n  config.model.rate = "x"\n  return config',
     'bad.py, line 4: TypeError',

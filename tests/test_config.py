@@ -362,6 +362,21 @@ def test_a_record_of_format_1_says_by_its_model_what_is_trained():
   assert json.dumps([coder, denoiser]) == before, 'what is given is left as it is'
 
 
+def test_an_earlier_name_of_a_setting_is_refused_by_that_of_now():
+  tree = config_lib.to_json(read(filled()))
+  tree['loss'] = {**tree['loss'], 'time_law': 'uniform'}
+  with pytest.raises(InputError) as refusal:
+    config_lib.from_json(tree, tables())
+  assert str(refusal.value) == 'config.loss.time_law: it is config.loss.timestep_distribution now'
+
+
+def test_a_record_has_settings_by_the_names_that_they_had():
+  before = {'seed': 3, 'loss': {'name': 'simple', 'time_law': 'uniform', 'noise_law': None}}
+  loss = {'name': 'simple', 'timestep_distribution': 'uniform', 'noise_distribution': None}
+  assert upgraded(before) == {'seed': 3, 'loss': loss}
+  assert upgraded(dict(leaves(before))) == dict(leaves({'seed': 3, 'loss': loss}))
+
+
 def test_a_record_without_task_and_codec_is_of_the_usual_ones():
   now = config_lib.to_json(read(filled()))
   earlier = {group: branch for group, branch in now.items() if group not in ('task', 'codec')}

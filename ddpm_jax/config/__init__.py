@@ -13,6 +13,7 @@ from ddpm_jax.config.provenance import plugin_sources, provenance
 from ddpm_jax.config.settings import CLASSES, Choice, Config, naming, settings
 from ddpm_jax.config.tables import Group, Tables
 from ddpm_jax.config.tree import (
+  RENAMED,
   RESUMABLE,
   base_config,
   differing,
@@ -29,6 +30,7 @@ from ddpm_jax.config.tree import (
 
 __all__ = [
   'CLASSES',
+  'RENAMED',
   'RESUMABLE',
   'Choice',
   'Config',

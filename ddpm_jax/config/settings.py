@@ -136,9 +136,9 @@ class Loss(Choice):
   """What is minimized; a factor left unset is the loss's own."""
 
   weight: str | None = setting(None, 'weight of the squared eps error, as min_snr(gamma=5)')
-  time_law: str | None = setting(None, 'how times are drawn')
+  timestep_distribution: str | None = setting(None, 'how times are drawn')
   distance: str | None = setting(None, 'between output and target')
-  noise_law: str | None = setting(None, 'how the noise is drawn, as offset(scale=0.1)')
+  noise_distribution: str | None = setting(None, 'how the noise is drawn, as offset(scale=0.1)')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +159,7 @@ class Optimizer(Choice):
 class Sampler(Choice):
   """How noise becomes samples."""
 
-  grid: str = setting('trailing', 'law of the times that it visits')
+  grid: str = setting('trailing', 'spacing of the times that it visits')
   num_steps: Count = setting(50, 'times that it visits; heun and others evaluate the network twice')
   noise: str = setting('white', "where a stochastic one's noise comes from")
   guidance: Annotated[float, Interval(ge=0, le=1000)] = setting(

@@ -232,8 +232,18 @@ def refuse_unknown(branch: Mapping[str, Any], known: Iterable[str], where: str) 
       raise InputError(no_setting(key, known, where))
 
 
+# What settings were called before.
+RENAMED = {
+  'loss.time_law': 'loss.timestep_distribution',
+  'loss.noise_law': 'loss.noise_distribution',
+}
+
+
 def no_setting(key: str, known: Iterable[str], where: str) -> str:
   """The message for a setting that does not exist."""
+  now = RENAMED.get(f'{where}.{key}'.removeprefix('config.'))
+  if now:
+    return f'{where}.{key}: it is config.{now} now'
   near = difflib.get_close_matches(key, list(known), 1)
   mend = f"did you mean '{near[0]}'?" if near else f'{where} has {", ".join(sorted(known))}'
   if not near and 'args' in known:
@@ -334,16 +344,27 @@ def usual_of(cls: type) -> str:
 
 
 def upgraded(tree: Mapping[str, Any]) -> dict[str, Any]:
-  """The settings of a record of format 1, a tree or dotted leaves, as they are written now.
+  """The settings of an earlier record, a tree or dotted leaves, as they are written now.
 
-  Then the model said what is trained; now config.task.name does.
+  Some had other names; in format 1 the model said what is trained, and now config.task.name does.
   """
+  tree = renamed(tree)
   model = tree.get('model')
   name = model.get('name') if isinstance(model, Mapping) else tree.get('model.name')
   if name != 'autoencoder' or 'task' in tree or 'task.name' in tree:
-    return dict(tree)
+    return tree
   task: dict[str, Any] = {'task': {'name': 'autoencoding'}}
   return {**tree, **(task if isinstance(model, Mapping) else dict(leaves(task)))}
+
+
+def renamed(tree: Mapping[str, Any]) -> dict[str, Any]:
+  """A tree of settings or its dotted leaves, those of RENAMED by their names of now."""
+  found = {RENAMED.get(key, key): value for key, value in tree.items()}
+  for (group, old), (_, new) in ((a.split('.'), b.split('.')) for a, b in RENAMED.items()):
+    branch = found.get(group)
+    if isinstance(branch, Mapping) and old in branch:
+      found[group] = {new if key == old else key: value for key, value in branch.items()}
+  return found
 
 
 def is_free(field: str, free: Collection[str]) -> bool:

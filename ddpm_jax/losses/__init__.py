@@ -1,11 +1,11 @@
-"""Loss variants: predicted quantity × weight × distance under laws of t and noise; whole functions.
+"""Loss variants: products of weight, distance, timestep and noise distribution; whole functions.
 
 A loss is `loss(context, params, state, batch, keys) -> LossOutput(values (B,), metrics, state)`. A
 batch has 'x', what is diffused (B, …), which for pixels is in [-1, 1]; 'cond', the condition; and
 'index' (B,). A loss never reduces over the batch. LOSSES maps names to such functions; those that
 are products start from the factors of PRESETS, each of which a flag may replace, as in
---config.loss.time_law=stratified. A loss with parameters or a state of its own says how they begin,
-by `starts_with`.
+--config.loss.timestep_distribution=stratified. A loss with parameters or a state of its own says
+how they begin, by `starts_with`.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ddpm_jax.losses import distances, time_laws, weights
+from ddpm_jax.losses import distances, timestep_distributions, weights
 from ddpm_jax.losses.consistency import consistency_distillation, consistency_training
 from ddpm_jax.losses.context import Factors, Loss, LossContext, LossOutput, start, starts_with
 from ddpm_jax.losses.distances import DISTANCES
 from ddpm_jax.losses.distillation import progressive
 from ddpm_jax.losses.evidence import elbo
 from ddpm_jax.losses.hybrid import hybrid
-from ddpm_jax.losses.noise_laws import NOISE_LAWS
+from ddpm_jax.losses.noise_distributions import NOISE_DISTRIBUTIONS
 from ddpm_jax.losses.product import product
 from ddpm_jax.losses.score_matching import denoising_score, sliced_score
-from ddpm_jax.losses.time_laws import TIME_LAWS
+from ddpm_jax.losses.timestep_distributions import TIMESTEP_DISTRIBUTIONS
 from ddpm_jax.losses.uncertainty import uncertainty
 from ddpm_jax.losses.variational import variational
 from ddpm_jax.losses.weights import WEIGHTS
@@ -59,7 +59,7 @@ OF_TEACHERS = {'consistency_distillation': 'edm', 'progressive': None}
 # Those that train an autoencoder; the others train a network that removes noise.
 OF_AUTOENCODERS = frozenset({'elbo'})
 
-SIMPLE = Factors(weights.simple, time_laws.uniform, distances.l2)
+SIMPLE = Factors(weights.simple, timestep_distributions.uniform, distances.l2)
 PRESETS = {
   'simple': SIMPLE,
   'x0': SIMPLE._replace(weight=weights.inverse_snr),
@@ -70,17 +70,30 @@ PRESETS = {
   'soft_min_snr': SIMPLE._replace(weight=weights.soft_min_snr),
   'p2': SIMPLE._replace(weight=weights.p2),
   'sigmoid': SIMPLE._replace(weight=weights.sigmoid),
-  'edm': SIMPLE._replace(weight=weights.edm, time_law=time_laws.log_normal),
-  'logit_normal': SIMPLE._replace(weight=weights.flow, time_law=time_laws.logit_normal),
-  'laplace': SIMPLE._replace(weight=weights.output, time_law=time_laws.laplace),
+  'edm': SIMPLE._replace(
+    weight=weights.edm, timestep_distribution=timestep_distributions.log_normal
+  ),
+  'logit_normal': SIMPLE._replace(
+    weight=weights.flow, timestep_distribution=timestep_distributions.logit_normal
+  ),
+  'laplace': SIMPLE._replace(
+    weight=weights.output, timestep_distribution=timestep_distributions.laplace
+  ),
   'hybrid': SIMPLE,
-  'uncertainty': SIMPLE._replace(weight=weights.edm, time_law=time_laws.log_normal),
+  'uncertainty': SIMPLE._replace(
+    weight=weights.edm, timestep_distribution=timestep_distributions.log_normal
+  ),
   'progressive': SIMPLE._replace(weight=weights.truncated_snr),
   'denoising_score': SIMPLE,
   'sliced_score': SIMPLE,
 }
 
-FACTORS = {'weight': WEIGHTS, 'time_law': TIME_LAWS, 'distance': DISTANCES, 'noise_law': NOISE_LAWS}
+FACTORS = {
+  'weight': WEIGHTS,
+  'timestep_distribution': TIMESTEP_DISTRIBUTIONS,
+  'distance': DISTANCES,
+  'noise_distribution': NOISE_DISTRIBUTIONS,
+}
 
 
 def make_factors(name: str, **given: Callable) -> Factors:
@@ -100,11 +113,11 @@ __all__ = [
   'DISTANCES',
   'FACTORS',
   'LOSSES',
-  'NOISE_LAWS',
+  'NOISE_DISTRIBUTIONS',
   'OF_AUTOENCODERS',
   'OF_TEACHERS',
   'PRESETS',
-  'TIME_LAWS',
+  'TIMESTEP_DISTRIBUTIONS',
   'WEIGHTS',
   'Factors',
   'Loss',

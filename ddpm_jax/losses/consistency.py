@@ -8,7 +8,7 @@ n_i < n_{i+1} is the cell that a log-normal level falls in. The loss of an examp
 
 with f(x_i) held fixed: same weights, same dropout, no gradient. x_{i+1} is the data noised; x_i is
 the same data with the same noise (training), or a step of a teacher's flow (distillation). Weight,
-law of t, distance and law of the noise are these losses' own.
+timestep distribution, distance and noise distribution are these losses' own.
 
 References: Song et al. 2023, https://arxiv.org/abs/2303.01469; Song and Dhariwal 2023,
 https://arxiv.org/abs/2310.14189, sections 3.2 to 3.5 and table 1.
@@ -121,8 +121,8 @@ def consistency_distillation(
 
   The teacher is the run of config.training.init_from: the same network on the same schedule under
   the parameterization `edm` of the same sigma_data, from whose weights the student begins too. The
-  target's weights are the student's own, not an average of them, and distance, weight and law are
-  those of `consistency_training`, where the paper of distillation has others.
+  target's weights are the student's own, not an average of them; distance, weight and timestep
+  distribution are those of `consistency_training`, where the paper of distillation has others.
 
   Args:
     context: of a continuous schedule and the parameterization `consistency`; frozen['teacher'] is a

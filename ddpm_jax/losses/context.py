@@ -21,7 +21,7 @@ from ddpm_jax.diffusion.parameterization import (
 )
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.keys import Keys, for_purpose
-from ddpm_jax.losses.time_laws import memory
+from ddpm_jax.losses.timestep_distributions import memory
 
 Batch = Mapping[str, Any]  # 'x' (B, …), 'cond' and 'index' (B,)
 
@@ -34,12 +34,12 @@ def white(context: LossContext, batch: Batch, keys: Keys) -> tuple[Array, Array]
 
 
 class Factors(NamedTuple):
-  """A loss that is a product: weight × law of t × distance, under a law of the noise."""
+  """What a loss that is a product is made of: weight, distance, and how t and eps are drawn."""
 
   weight: Callable[[Schedule, Array], Array]
-  time_law: Callable[..., tuple[Array, Array]]
+  timestep_distribution: Callable[..., tuple[Array, Array]]
   distance: Callable[[Array], Array]
-  noise_law: Callable[[LossContext, Batch, Keys], tuple[Array, Array]] = white
+  noise_distribution: Callable[[LossContext, Batch, Keys], tuple[Array, Array]] = white
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ class LossContext:
     network: (params, x, noise_label, cond, index, keys) -> output; an autoencoder's `Coder`.
     schedule: the path.
     parameterization: what the network predicts.
-    factors: weight, laws of t and of the noise, distance.
+    factors: weight, timestep and noise distributions, distance.
     batch_size: of the whole batch, over all devices and hosts.
     gather: per-example values of this device -> those of the whole batch.
     train: whether the network drops out units and conditions.
@@ -101,17 +101,17 @@ def starts_with(init: Callable[..., tuple[Any, Any]]) -> Callable[[Loss], Loss]:
 def start(loss: Loss, context: LossContext, params: dict, key: Array) -> tuple[Any, Any]:
   """What a loss begins with: params['loss'] and its state.
 
-  One that does not say has no parameters, and for its state what the law of t remembers, so that
-  it can be a function of a product.
+  One that does not say has no parameters, and for its state what the timestep distribution
+  remembers, so that   it can be a function of a product.
   """
   function, options = getattr(loss, 'func', loss), getattr(loss, 'keywords', {})
   init = getattr(function, 'init', None)
-  return init(context, params, key, **options) if init else ({}, law_start(context))
+  return init(context, params, key, **options) if init else ({}, distribution_start(context))
 
 
-def law_start(context: LossContext) -> Any:
-  """What the law of t remembers before the first step; () where it remembers nothing."""
-  kept = memory(context.factors.time_law)
+def distribution_start(context: LossContext) -> Any:
+  """What the timestep distribution remembers before the first step; () for nothing."""
+  kept = memory(context.factors.timestep_distribution)
   return kept.init(context.schedule) if kept else ()
 
 

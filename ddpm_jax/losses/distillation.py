@@ -22,7 +22,7 @@ from ddpm_jax.losses.context import (
   starts_with,
 )
 from ddpm_jax.losses.product import errors
-from ddpm_jax.losses.time_laws import uniforms
+from ddpm_jax.losses.timestep_distributions import uniforms
 from ddpm_jax.losses.variational import training_denoiser
 from ddpm_jax.samplers.grids import time_grid
 
@@ -70,7 +70,7 @@ def progressive(
   Reference: Salimans and Ho 2022, https://arxiv.org/abs/2202.00512, algorithm 2 and appendix G.
 
   Args:
-    context: its law of t and of the noise are not used; frozen['teacher'] is a network's.
+    context: its timestep and noise distributions are not used; frozen['teacher'] is a network's.
     params: {'network'}.
     state: ().
     batch: 'x' is what is diffused.

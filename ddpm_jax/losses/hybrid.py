@@ -20,7 +20,7 @@ from ddpm_jax.losses.context import (
   LossContext,
   LossOutput,
   apply_network,
-  law_start,
+  distribution_start,
   starts_with,
 )
 from ddpm_jax.losses.product import add_noise, errors, remember
@@ -35,7 +35,7 @@ def new_hybrid(
   *,
   vlb_weight: Weight = 0.001,
 ) -> tuple[dict, Any]:
-  """No parameters, and the state of the law of t.
+  """No parameters, and the state of the timestep distribution.
 
   Raises:
     ValueError: unless the schedule is a chain of two steps or more.
@@ -46,7 +46,7 @@ def new_hybrid(
     raise ValueError(
       "'hybrid' sums over the steps of a chain, two or more; continuous time has 'variational'"
     )
-  return {}, law_start(context)
+  return {}, distribution_start(context)
 
 
 @starts_with(new_hybrid)
@@ -63,7 +63,8 @@ def hybrid(
 
   Over uniform t the mean of T L_t is the bound but for its prior term, which trains nothing. Its
   gradient reaches the learned variance alone: there the mean counts as a constant. One call of the
-  network serves both. The law of t must be one that estimates the mean over uniform times.
+  network serves both. The timestep distribution must be one that estimates the mean over uniform
+  times.
 
   Reference: Nichol and Dhariwal 2021, https://arxiv.org/abs/2102.09672, equation 16; its published
   code measures the bound in bits/dim, as here.

@@ -12,12 +12,12 @@ from ddpm_jax.diffusion.parameterization import eps_slope, split_variance
 from ddpm_jax.diffusion.process import q_sample
 from ddpm_jax.keys import Keys
 from ddpm_jax.losses.context import Batch, LossContext, LossOutput, apply_network
-from ddpm_jax.losses.time_laws import memory
+from ddpm_jax.losses.timestep_distributions import memory
 from ddpm_jax.losses.weights import FLOOR, output
 
 
 class Noised(NamedTuple):
-  """A batch at times t (B,) of the law, each (B, …): xt is seen, x0 and eps are the target's."""
+  """A batch at the times t (B,), each (B, …): xt is seen, x0 and eps are the target's."""
 
   t: Array
   correction: Array
@@ -29,7 +29,7 @@ class Noised(NamedTuple):
 def product(context: LossContext, params: dict, state: Any, batch: Batch, keys: Keys) -> LossOutput:
   """correction · w_out(t) · mean distance(output - (a x0 + b eps)), for each example.
 
-  With t from the law of t, eps from the law of the noise, (a, b) the parameterization's row, and
+  With t and eps from their distributions, (a, b) the parameterization's row, and
   w_out the weight carried over from the error of eps. A learned variance in the output is left
   alone.
 
@@ -43,10 +43,10 @@ def product(context: LossContext, params: dict, state: Any, batch: Batch, keys: 
 
 
 def add_noise(context: LossContext, state: Any, batch: Batch, keys: Keys) -> Noised:
-  """The batch at times of the law, whose state it is."""
-  schedule, law = context.schedule, context.factors.time_law
-  t, correction = law(keys.step, batch['index'], context.batch_size, schedule, state)
-  eps, shown = context.factors.noise_law(context, batch, keys)
+  """The batch at times that the timestep distribution draws, whose state it is."""
+  schedule, distribution = context.schedule, context.factors.timestep_distribution
+  t, correction = distribution(keys.step, batch['index'], context.batch_size, schedule, state)
+  eps, shown = context.factors.noise_distribution(context, batch, keys)
   xt = jax.vmap(q_sample, (None, 0, 0, 0))(schedule, batch['x'], t, shown)
   return Noised(t, correction, batch['x'], eps, xt)
 
@@ -78,8 +78,8 @@ def output_weight(context: LossContext, t: Array) -> Array:
 
 
 def remember(context: LossContext, state: Any, t: Array, values: Array) -> Any:
-  """The law's next state, from the times and losses of all devices, not yet corrected."""
-  kept = memory(context.factors.time_law)
+  """The timestep distribution's next state, from times and uncorrected losses of all devices."""
+  kept = memory(context.factors.timestep_distribution)
   if kept is None:
     return state
   values = jax.lax.stop_gradient(values)

@@ -26,7 +26,7 @@ def denoising_score(
   """½ λ mean |s - ∇ log q(xt | x0)|²: the score of one noised example in place of the mixture's.
 
   E[∇ log q(xt | x0) | xt] = ∇ log q(xt), hence the same minimum. It is half the loss `simple` under
-  the same weight, laws and distance L2.
+  the same weight, distributions and distance L2.
 
   Reference: Vincent 2011, https://doi.org/10.1162/NECO_a_00142, section 4.
   """

@@ -17,7 +17,7 @@ from ddpm_jax.losses.context import (
   LossContext,
   LossOutput,
   apply_network,
-  law_start,
+  distribution_start,
   starts_with,
 )
 from ddpm_jax.losses.product import add_noise, errors, remember
@@ -38,7 +38,7 @@ def new_uncertainty(
   frequency, phase = jax.random.split(key)
   waves = {'frequency': jax.random.normal(frequency, (width,))}
   waves['phase'] = jax.random.uniform(phase, (width,))
-  return {'amplitude': jnp.zeros(width)}, {'waves': waves, 'law': law_start(context)}
+  return {'amplitude': jnp.zeros(width)}, {'waves': waves, 'law': distribution_start(context)}
 
 
 @starts_with(new_uncertainty)
@@ -69,9 +69,9 @@ def uncertainty(
   levels = jax.vmap(log_snr, (None, 0))(context.schedule, noised.t)
   u = jax.vmap(uncertainty_of, (None, None, 0))(params['loss'], state['waves'], levels)
   values = error * jnp.exp(-u) + u
-  law = remember(context, state['law'], noised.t, values)
+  distribution = remember(context, state['law'], noised.t, values)
   parts = {'product': noised.correction * error, 'uncertainty': noised.correction * u}
-  return LossOutput(noised.correction * values, parts, {**state, 'law': law})
+  return LossOutput(noised.correction * values, parts, {**state, 'law': distribution})
 
 
 def uncertainty_of(own: dict[str, Array], waves: dict[str, Array], log_snr: Array) -> Array:

@@ -27,7 +27,7 @@ from ddpm_jax.diffusion.process import VARIANCES, Denoised, q_sample
 from ddpm_jax.diffusion.schedules import Discrete, Schedule, Time
 from ddpm_jax.keys import Keys, for_purpose
 from ddpm_jax.losses.context import Batch, LossContext, LossOutput, apply_network, noise_like
-from ddpm_jax.losses.time_laws import uniforms
+from ddpm_jax.losses.timestep_distributions import uniforms
 
 
 def variational(
@@ -43,8 +43,8 @@ def variational(
 
   Its mean is the bound with the decoder `categorical`, which needs no call of the network. Steps
   are drawn as by `stratified_bound`, evenly in log(1 + SNR), example i of a batch from the i-th of
-  batch_size parts; in continuous time the term is that of `continuous_bound`. Weight, law of t and
-  distance are the bound's own, those of the config unused.
+  batch_size parts; in continuous time the term is that of `continuous_bound`. Weight, timestep
+  distribution and distance are the bound's own, those of the config unused.
 
   A learned schedule's times are even in t: its ends train on the bound, the rest on the variance.
 
@@ -64,8 +64,8 @@ def variational(
   if isinstance(schedule, Discrete):
     steps = chain_term(schedule, denoiser, x0, share, eps, variance)
   else:
-    law = even_in_cost if inside is None else even_in_time
-    steps = continuous_term(schedule, denoiser, x0, share, eps, law)
+    distribution = even_in_cost if inside is None else even_in_time
+    steps = continuous_term(schedule, denoiser, x0, share, eps, distribution)
   last = normals(for_purpose(keys.examples, 'bound'), 0, x0)
   decoder = categorical(context.codec.levels('the bound'))
   parts = {

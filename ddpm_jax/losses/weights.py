@@ -140,7 +140,8 @@ def edm(schedule: Schedule, t: Array, *, sigma_data: Scale = 0.5) -> Array:
   """1 + 1 / (sigma_data² SNR): the squared error of what `parameterization.edm` predicts.
 
   Reference: Karras et al. 2022, https://arxiv.org/abs/2206.00364, table 1: of x0's
-  (n² + sigma_data²) / (n sigma_data)², with n = sigma / alpha. It goes with the law `log_normal`.
+  (n² + sigma_data²) / (n sigma_data)², with n = sigma / alpha. It goes with the
+  timestep distribution `log_normal`.
   """
   return 1 + jnp.exp(-log_snr(schedule, t)) / sigma_data**2
 
@@ -165,7 +166,7 @@ def sigmoid(schedule: Schedule, t: Array, *, bias: LogSNR = 2.0) -> Array:
 def laplace(schedule: Schedule, t: Array, *, mean: LogSNR = 0.0, scale: Scale = 0.5) -> Array:
   """-d log_snr / du · exp(-|log_snr - mean| / scale) / (2 scale).
 
-  The law of t of the same name draws by this density; here it weighs.
+  The timestep distribution of the same name draws by this density; here it weighs.
   Reference: Hang et al. 2024, https://arxiv.org/abs/2407.03297.
   """
   far = jnp.abs(log_snr(schedule, t) - mean) / scale
@@ -184,10 +185,10 @@ def cosh(schedule: Schedule, t: Array, *, mean: LogSNR = 0.0) -> Array:
 
 
 def logit_normal(schedule: Schedule, t: Array, *, mean: LogSNR = 0.0, std: Scale = 1.0) -> Array:
-  """`flow`, times the density of a law of log-SNR: logit(u) = -½ log_snr ~ N(mean, std²).
+  """`flow`, times the density of a distribution of log-SNR: logit(u) = -½ log_snr ~ N(mean, std²).
 
   With u = sigma / (alpha + sigma), the time on the path `flow`. Under uniform times it is the
-  objective that the law of t of the same name makes of the weight `flow`.
+  objective that the timestep distribution of the same name makes of the weight `flow`.
   Reference: Esser et al. 2024, https://arxiv.org/abs/2403.03206, section 3.
   """
   logit = -log_snr(schedule, t) / 2

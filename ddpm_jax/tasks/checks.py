@@ -165,13 +165,13 @@ def check_learned_variance(experiment: Experiment, job: Job) -> None:
 
 
 def check_estimates(experiment: Experiment, job: Job) -> None:
-  """Raises InputError for a law of t that defines an objective, not the mean over uniform times."""
+  """Raises InputError where the mean over uniform times is wanted and t is drawn otherwise."""
   loss = job.config.loss
-  options = inspect.signature(experiment.factors.time_law).parameters
+  options = inspect.signature(experiment.factors.timestep_distribution).parameters
   if loss.name == 'hybrid' and 'estimate' in options and not options['estimate'].default:
     raise InputError(
-      f"config.loss.time_law: '{loss.time_law}' does not estimate the mean over uniform "
-      "times, of which the bound in 'hybrid' is a part; set (estimate=True)"
+      f"config.loss.timestep_distribution: '{loss.timestep_distribution}' does not estimate the "
+      "mean over uniform times, of which the bound in 'hybrid' is a part; set (estimate=True)"
     )
 
 
@@ -215,17 +215,17 @@ def shapes_of_batch(size: int, x: jax.ShapeDtypeStruct, dataset: Dataset) -> tup
   return batch, Keys(key, example_keys(key, jnp.arange(size)))
 
 
-def check_noise_law(experiment: Experiment, job: Job) -> None:
-  """Raises InputError where a law of the noise does not return two noises like what is diffused."""
-  if not job.config.loss.noise_law:
+def check_noise_distribution(experiment: Experiment, job: Job) -> None:
+  """Raises InputError where a noise distribution does not return two noises like x."""
+  if not job.config.loss.noise_distribution:
     return
   context = make_context(experiment)
   diffused = jax.ShapeDtypeStruct(experiment.codec.shape, jnp.float32)
   size = job.config.dataset.batch_size
   batch, keys = shapes_of_batch(size, diffused, experiment.dataset)
-  where = f"config.loss.noise_law: '{job.config.loss.noise_law}'"
-  law = functools.partial(context.factors.noise_law, context)
-  found = traced(where, jax.eval_shape, law, batch, keys)
+  where = f"config.loss.noise_distribution: '{job.config.loss.noise_distribution}'"
+  distribution = functools.partial(context.factors.noise_distribution, context)
+  found = traced(where, jax.eval_shape, distribution, batch, keys)
   sizes = [getattr(noise, 'shape', None) for noise in jax.tree.leaves(found)]
   if sizes != [batch['x'].shape] * 2:
     raise InputError(f"{where} does not return (eps, shown), both like batch['x']")
@@ -264,7 +264,7 @@ CHECKS: tuple[Callable[[Experiment, Job], None], ...] = (
   check_estimates,
   check_attention,
   check_memory,
-  check_noise_law,
+  check_noise_distribution,
   check_plug_in,
   check_parts,
   check_sampler,

@@ -13,11 +13,11 @@ from ddpm_jax.config.settings import naming
 from ddpm_jax.diffusion.parameterization import check_invertible
 from ddpm_jax.errors import InputError
 from ddpm_jax.losses import trained_variance
-from ddpm_jax.losses.time_laws import mass_within, memory, reach, time_of
+from ddpm_jax.losses.timestep_distributions import mass_within, memory, reach, time_of
 from ddpm_jax.samplers import Sampler, Solver
 from ddpm_jax.tasks.experiment import Experiment
 
-# A law of log-SNR keeps to the schedule's range; with less of it there it is another law.
+# A distribution of log-SNR keeps to the schedule's range; with less of it there it is another one.
 LEAST_MASS = 0.5
 # What a schedule answers: see `diffusion.protocol.Schedule`.
 ANSWERS = ('t_min', 't_max', 'alpha', 'sigma', 'log_snr', 'time', 'network_time')
@@ -93,15 +93,15 @@ def check_factors(experiment: Experiment) -> None:
     return [factors.weight(schedule, t) for t in time_of(schedule, jnp.array([0.05, 0.5, 0.95]))]
 
   def draw() -> Any:
-    kept = memory(factors.time_law)
+    kept = memory(factors.timestep_distribution)
     state = kept.init(schedule) if kept else ()
-    t, correction = factors.time_law(*keys, 3, schedule, state)
+    t, correction = factors.timestep_distribution(*keys, 3, schedule, state)
     return [*jax.vmap(schedule.sigma)(t), *correction]
 
   def measure() -> Any:
     return jnp.atleast_1d(factors.distance(jnp.linspace(-1, 1, 5))).tolist()
 
-  for factor, probe in (('weight', weigh), ('time_law', draw), ('distance', measure)):
+  for factor, probe in (('weight', weigh), ('timestep_distribution', draw), ('distance', measure)):
     given = getattr(experiment.config.loss, factor)
     where = f"config.loss.{factor}: '{given}'" if given else f'config.loss.name: its {factor}'
     try:
@@ -112,17 +112,17 @@ def check_factors(experiment: Experiment) -> None:
       raise InputError(f'{where} gives {values}, which are not all finite, positive and scalar')
 
 
-def check_time_law(experiment: Experiment) -> None:
+def check_timestep_distribution(experiment: Experiment) -> None:
   """Raises InputError where most of a distribution of times is beyond the schedule."""
   schedule = experiment.schedule
   if schedule is None:
     return
-  mass = mass_within(experiment.factors.time_law, schedule)
+  mass = mass_within(experiment.factors.timestep_distribution, schedule)
   if mass < LEAST_MASS:
     low, high = (float(level) for level in reach(schedule))
     raise InputError(
-      f'config.loss.time_law: only {mass:.1%} of its log-SNRs are within the '
-      f"schedule's, {low:.1f} to {high:.1f}; move the law or widen the schedule"
+      f'config.loss.timestep_distribution: only {mass:.1%} of its log-SNRs are within the '
+      f"schedule's, {low:.1f} to {high:.1f}; move the distribution or widen the schedule"
     )
 
 
@@ -133,7 +133,7 @@ CHECKS: tuple[Callable[[Experiment], None], ...] = (
   check_augmented,
   check_moved,
   check_factors,
-  check_time_law,
+  check_timestep_distribution,
 )
 
 

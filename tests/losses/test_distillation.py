@@ -12,7 +12,7 @@ from ddpm_jax.diffusion import PARAMETERIZATIONS, Denoised, schedules
 from ddpm_jax.keys import Keys, example_keys, step_key
 from ddpm_jax.losses import LOSSES, WEIGHTS, LossContext, make_factors, start
 from ddpm_jax.losses.context import noise_like
-from ddpm_jax.losses.time_laws import uniforms
+from ddpm_jax.losses.timestep_distributions import uniforms
 from ddpm_jax.samplers import ddim, sample, time_grid
 from ddpm_jax.theory.oracle import GaussianData
 

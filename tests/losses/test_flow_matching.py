@@ -7,7 +7,7 @@ import pytest
 
 from ddpm_jax.diffusion import PARAMETERIZATIONS, schedules
 from ddpm_jax.keys import Keys, example_keys, step_key
-from ddpm_jax.losses import LOSSES, NOISE_LAWS, LossContext, make_factors
+from ddpm_jax.losses import LOSSES, NOISE_DISTRIBUTIONS, LossContext, make_factors
 from ddpm_jax.losses.context import noise_like
 
 pytestmark = pytest.mark.usefixtures('x64')
@@ -39,9 +39,9 @@ def straight(t):
   return (1 - DEVIATION) / ((1 - t) * DEVIATION + t)
 
 
-def evaluate(network, count, law='white'):
+def evaluate(network, count, distribution='white'):
   flow = PARAMETERIZATIONS['flow']()
-  factors = make_factors('flow_matching', noise_law=NOISE_LAWS[law])
+  factors = make_factors('flow_matching', noise_distribution=NOISE_DISTRIBUTIONS[distribution])
   context = LossContext(network, schedules.flow(), flow, factors, count)
   index, key = jnp.arange(count), step_key(0, 0)
   keys = Keys(key, example_keys(key, index))
@@ -51,7 +51,7 @@ def evaluate(network, count, law='white'):
   loss = jax.jit(
     lambda batch, keys: LOSSES['flow_matching'](context, {'network': ()}, (), batch, keys).values
   )
-  values = loss(batch, keys) if law == 'transport' else loss.__wrapped__(batch, keys)
+  values = loss(batch, keys) if distribution == 'transport' else loss.__wrapped__(batch, keys)
   return np.asarray(values), np.asarray(x0), np.asarray(noise_like(x0, keys))
 
 

@@ -37,7 +37,7 @@ PARAMS = {'mean': np.array(0.6), 'head': np.array(-0.3)}
 
 def context_of(head, **factors):
   parameterization = dataclasses.replace(PARAMETERIZATIONS['eps'](), head=VARIANCE_HEADS[head])
-  chosen = make_factors('hybrid', **{'time_law': in_turn, **factors})
+  chosen = make_factors('hybrid', **{'timestep_distribution': in_turn, **factors})
   return LossContext(network, CHAIN, parameterization, chosen, 8, codec=pixels(SHAPE, LEVELS))
 
 
@@ -97,7 +97,7 @@ def test_the_uncertainty_is_least_at_the_log_of_the_loss():
   def only(step_key, index, batch_size, schedule, state):
     return jnp.full(index.shape, 2), jnp.ones(index.shape)
 
-  context = context_of('range', time_law=only)
+  context = context_of('range', timestep_distribution=only)
   own, state = new_uncertainty(context, {}, jax.random.key(0), width=8)
   error = LOSSES['simple'](context, {'network': PARAMS}, (), batch, keys).values.mean()
 

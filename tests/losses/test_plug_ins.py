@@ -83,9 +83,9 @@ def test_the_pages_example_is_short_and_trains(tmp_path):
     'loss.weight': 'my_losses:weight(power=0.25)',
     'schedule.name': 'others:schedule',
     'schedule.num_steps': None,
-    'loss.time_law': 'others:law',
+    'loss.timestep_distribution': 'others:law',
     'loss.distance': 'others:distance',
-    'loss.noise_law': 'others:noise',
+    'loss.noise_distribution': 'others:noise',
     'sampler.name': 'others:sampler',
     'training.num_steps': 2,
   }
@@ -103,8 +103,8 @@ def check(config):
   check_training(experiment, make_job(experiment))
 
 
-def test_a_plug_in_made_of_a_product_keeps_what_its_law_remembers():
-  settings = {'loss.name': 'my_losses:cubic', 'loss.time_law': 'importance'}
+def test_a_plug_in_made_of_a_product_keeps_what_its_distribution_remembers():
+  settings = {'loss.name': 'my_losses:cubic', 'loss.timestep_distribution': 'importance'}
   check(tiny(**settings))
 
 
@@ -114,7 +114,7 @@ def test_every_preset_can_begin(name):
 
 
 def test_importance_and_uncertainty_train(tmp_path):
-  settings = {'loss.name': 'uncertainty', 'loss.time_law': 'importance(history=1)'}
+  settings = {'loss.name': 'uncertainty', 'loss.timestep_distribution': 'importance(history=1)'}
   for step, state in steps(tiny(**settings, **{'training.num_steps': 3}), tmp_path):
     assert state.loss_state['law']['count'].sum() == 16 * step
   assert np.any(state.params['loss']['amplitude'] != 0)
@@ -136,19 +136,25 @@ def test_importance_and_uncertainty_train(tmp_path):
       "config.loss.name: 'others:of_labels': KeyError: 'label'; it is batch['cond']['label'] now",
     ),
     (
-      {'loss.noise_law': 'others:label_noise'},
+      {'loss.noise_distribution': 'others:label_noise'},
       "'others:label_noise': KeyError: 'label'; it is batch['cond']['label'] now",
     ),
     ({'loss.weight': 'others:short'}, "config.loss.weight: 'others:short' cannot be used"),
     ({'loss.weight': 'others:negative'}, "config.loss.weight: 'others:negative' gives"),
-    ({'loss.noise_law': 'others:no_eps'}, "config.loss.noise_law: 'others:no_eps' does not return"),
-    ({'loss.noise_law': 'others:short'}, "config.loss.noise_law: 'others:short': TypeError"),
-    ({'loss.weight': 'min_snr(gamma=-1)'}, 'config.loss.weight'),
-    ({'loss.time_law': 'importance(floor=2)'}, 'config.loss.time_law'),
     (
-      {'loss.time_law': 'log_normal(mean=9)'},
+      {'loss.noise_distribution': 'others:no_eps'},
+      "config.loss.noise_distribution: 'others:no_eps' does not return",
+    ),
+    (
+      {'loss.noise_distribution': 'others:short'},
+      "config.loss.noise_distribution: 'others:short': TypeError",
+    ),
+    ({'loss.weight': 'min_snr(gamma=-1)'}, 'config.loss.weight'),
+    ({'loss.timestep_distribution': 'importance(floor=2)'}, 'config.loss.timestep_distribution'),
+    (
+      {'loss.timestep_distribution': 'log_normal(mean=9)'},
       # They are N(-18, 2.4²), and the schedule's end at -12: 1 - Φ(2.5).
-      "config.loss.time_law: only 0.6% of its log-SNRs are within the schedule's",
+      "config.loss.timestep_distribution: only 0.6% of its log-SNRs are within the schedule's",
     ),
     ({'loss.distance': 'others:law'}, "config.loss.distance: 'others:law' cannot be used"),
     (
@@ -188,10 +194,10 @@ UNET = {
   ('settings', 'message'),
   [
     ({}, None),
-    ({'loss.time_law': 'importance'}, None),
+    ({'loss.timestep_distribution': 'importance'}, None),
     ({'parameterization.variance_head': 'raw', 'sampler.variance': 'optimal'}, None),
-    ({'loss.time_law': 'log_normal'}, 'set (estimate=True)'),
-    ({'loss.time_law': 'log_normal(estimate=True)'}, None),
+    ({'loss.timestep_distribution': 'log_normal'}, 'set (estimate=True)'),
+    ({'loss.timestep_distribution': 'log_normal(estimate=True)'}, None),
     ({'loss.name': 'simple'}, "the loss 'simple' does not train it"),
     ({'sampler.name': 'ddim', 'sampler.variance': None}, "'ddim' as it is set ignores"),
     ({'parameterization.variance_head': 'raw'}, 'ignores the variance'),

@@ -14,7 +14,7 @@ from ddpm_jax.losses import (
   LOSSES,
   OF_TEACHERS,
   PRESETS,
-  TIME_LAWS,
+  TIMESTEP_DISTRIBUTIONS,
   WEIGHTS,
   LossContext,
   make_factors,
@@ -22,7 +22,7 @@ from ddpm_jax.losses import (
 )
 from ddpm_jax.losses.context import noise_like
 from ddpm_jax.theory.oracle import GaussianData
-from tests.losses.test_time_laws import ESTIMATES
+from tests.losses.test_timestep_distributions import ESTIMATES
 from tests.readouts import READOUTS, seen
 
 pytestmark = pytest.mark.usefixtures('x64')
@@ -92,7 +92,7 @@ def evaluate(context, index, strength=0.1, step=0, loss='simple', **changes):
 
 
 def always(time):
-  """A law of t, such as a user may plug in."""
+  """A timestep distribution, such as a user may plug in."""
   return lambda key, index, batch_size, schedule, state: (
     jnp.full(index.shape, time),
     jnp.ones(index.shape),
@@ -150,16 +150,18 @@ def test_the_oracles_simple_loss_is_the_posterior_variance_of_eps(name, time):
   # eps and xt are jointly Gaussian with covariance sigma: Var[eps | xt] = 1 - sigma² / Var[xt].
   alpha, sigma = float(chain().alpha(time)), float(chain().sigma(time))
   truth = 1 - sigma**2 / (alpha**2 * VARIANCE + sigma**2)
-  context = make_context(name, time_law=always(time))
+  context = make_context(name, timestep_distribution=always(time))
   assert_mean(evaluate(context, range(4000), strength=0.0).values, truth)
 
 
-@pytest.mark.parametrize('law', ESTIMATES)
-def test_over_the_law_of_t_it_is_the_mean_over_the_chain(law):
+@pytest.mark.parametrize('distribution', ESTIMATES)
+def test_over_the_distribution_of_t_it_is_the_mean_over_the_chain(distribution):
   schedule = chain()
   alpha, sigma = (np.asarray(level)[1:] for level in (schedule.alphas, schedule.sigmas))
   truth = np.mean(1 - sigma**2 / (alpha**2 * VARIANCE + sigma**2))
-  context = make_context(time_law=TIME_LAWS[law], batch_size=4000)
+  context = make_context(
+    timestep_distribution=TIMESTEP_DISTRIBUTIONS[distribution], batch_size=4000
+  )
   assert_mean(evaluate(context, range(4000), strength=0.0).values, truth)
 
 
@@ -192,14 +194,14 @@ def test_the_oracle_is_a_stationary_point_of_every_preset(loss):
 
 
 @pytest.mark.parametrize(
-  ('loss', 'law'),
+  ('loss', 'distribution'),
   [
     *((loss, 'uniform') for loss in sorted(set(PRESETS) - set(OF_TEACHERS))),
-    *(('simple', law) for law in TIME_LAWS),
+    *(('simple', distribution) for distribution in TIMESTEP_DISTRIBUTIONS),
   ],
 )
-def test_an_examples_value_depends_on_no_other_example_and_no_layout(loss, law):
-  factors = make_factors(loss, time_law=TIME_LAWS[law])
+def test_an_examples_value_depends_on_no_other_example_and_no_layout(loss, distribution):
+  factors = make_factors(loss, timestep_distribution=TIMESTEP_DISTRIBUTIONS[distribution])
   network = with_head if loss == 'hybrid' else None
   context = dataclasses.replace(make_context(network=network), factors=factors)
   together = evaluate(context, range(8), loss=loss).values
@@ -274,12 +276,12 @@ def test_keys_reach_the_network_only_in_training():
   np.testing.assert_array_equal(training, evaluation)
 
 
-def test_a_laws_correction_multiplies_and_the_state_is_passed_on():
-  def law(key, index, batch_size, schedule, state):
+def test_a_distributions_correction_multiplies_and_the_state_is_passed_on():
+  def distribution(key, index, batch_size, schedule, state):
     return jnp.full(index.shape, 5), 1.0 + index
 
-  plain = evaluate(make_context(time_law=always(5)), range(8))
-  corrected = evaluate(make_context(time_law=law), range(8))
+  plain = evaluate(make_context(timestep_distribution=always(5)), range(8))
+  corrected = evaluate(make_context(timestep_distribution=distribution), range(8))
   np.testing.assert_allclose(corrected.values, plain.values * np.arange(1, 9), rtol=1e-12)
   key = step_key(0, 0)
   keys = Keys(key, example_keys(key, jnp.arange(8)))

@@ -57,7 +57,7 @@ def test_sliced_has_its_closed_form(time, factor):
   # sigma² tr ∇s / dimension = -factor sigma² / V.
   alpha, sigma = float(chain().alpha(time)), float(chain().sigma(time))
   share = sigma**2 / (alpha**2 * VARIANCE + sigma**2)
-  context = make_context(network=linear_network(factor), time_law=always(time))
+  context = make_context(network=linear_network(factor), timestep_distribution=always(time))
   values = evaluate(context, range(4000), strength=1.0, loss='sliced_score').values
   assert_mean(values, (0.5 * factor**2 - factor) * share)
 
@@ -83,7 +83,7 @@ def test_the_probe_estimates_the_trace_without_bias_for_coupled_pixels():
   def network(params, x, noise_label, cond, index=None, keys=None):
     return (x.reshape(-1, 6) @ matrix.T).reshape(x.shape)
 
-  context = make_context(network=network, time_law=always(7))
+  context = make_context(network=network, timestep_distribution=always(7))
   found = evaluate(context, range(20_000), loss='sliced_score').values
   half = evaluate(context, range(20_000), loss='denoising_score').values
   assert_mean(found - half, -0.5)

@@ -79,8 +79,10 @@ def test_a_density_sums_to_one_over_uniform_times(name, schedule, x64):
     times = (jnp.arange(4000) + 0.5) / 4000
   weights = jax.vmap(WEIGHTS[name], (None, 0))(schedule, times)
   low, high = (float(schedule.log_snr(t)) for t in (schedule.t_max, schedule.t_min))
-  law = {'laplace': stats.laplace(scale=0.5), 'cosh': stats.hypsecant(scale=2)}[name]
-  np.testing.assert_allclose(np.mean(weights), law.cdf(high) - law.cdf(low), rtol=1e-3)
+  distribution = {'laplace': stats.laplace(scale=0.5), 'cosh': stats.hypsecant(scale=2)}[name]
+  np.testing.assert_allclose(
+    np.mean(weights), distribution.cdf(high) - distribution.cdf(low), rtol=1e-3
+  )
 
 
 def test_sigmoid_is_the_bound_at_high_noise_and_integrates_to_its_closed_form(x64):

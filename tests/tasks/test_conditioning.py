@@ -174,7 +174,7 @@ def test_devices_change_nothing():
     'dataset.batch_size': 8,
     'dataset.augment': 0.5,
     'model.augmented': True,
-    'loss.noise_law': 'transport',
+    'loss.noise_distribution': 'transport',
   }
   found, updated = experiment(**settings), []
   for count in (1, 2):

@@ -228,8 +228,8 @@ def test_a_teacher_may_name_what_its_student_names(saved, written, tmp_path):
   run = tmp_path / 'run'
   shutil.copytree(saved[0], run)
   spoil(run, 'loss', weight='my_losses:weight')
-  settings = {'training.init_from': str(run), 'loss.time_law': 'my_losses:law'}
-  law = 'from ddpm_jax.losses.time_laws import uniform as law\n'
+  settings = {'training.init_from': str(run), 'loss.timestep_distribution': 'my_losses:law'}
+  law = 'from ddpm_jax.losses.timestep_distributions import uniform as law\n'
   assert first_params(build(written(weight(1.0) + law, **settings)))
 
 

@@ -259,7 +259,7 @@ def test_a_folder_that_cannot_be_written_is_said_before_anything_is_trained(tmp_
 
 
 def test_a_loss_that_couples_a_batch_refuses_microbatches(tmp_path):
-  settings = {'parallel.microbatches': 2, 'loss.time_law': 'importance'}
+  settings = {'parallel.microbatches': 2, 'loss.timestep_distribution': 'importance'}
   with pytest.raises(InputError, match='config.parallel.microbatches: this loss couples'):
     train(tiny(**settings), tmp_path / 'run')
   assert not (tmp_path / 'run').exists()

@@ -13,8 +13,8 @@ from ddpm_jax.codec import pixels
 from ddpm_jax.diffusion import PARAMETERIZATIONS, SCHEDULES
 from ddpm_jax.errors import InputError
 from ddpm_jax.keys import for_purpose, step_key
-from ddpm_jax.losses import LOSSES, TIME_LAWS, LossContext, LossOutput, make_factors
-from ddpm_jax.losses.time_laws import memory
+from ddpm_jax.losses import LOSSES, TIMESTEP_DISTRIBUTIONS, LossContext, LossOutput, make_factors
+from ddpm_jax.losses.timestep_distributions import memory
 from ddpm_jax.training.parallel import PARALLEL, check_batch_size, hsdp
 from ddpm_jax.training.state import init_state
 from ddpm_jax.training.step import make_train_step, several
@@ -202,9 +202,11 @@ def test_a_loss_may_gather_what_all_devices_hold(mode):
 
 
 def test_what_importance_remembers_is_the_same_on_any_number_of_devices():
-  law = functools.partial(TIME_LAWS['importance'], history=2)
+  distribution = functools.partial(TIMESTEP_DISTRIBUTIONS['importance'], history=2)
   context = dataclasses.replace(
-    CONTEXT, schedule=SCHEDULES['cosine'](4), factors=make_factors('simple', time_law=law)
+    CONTEXT,
+    schedule=SCHEDULES['cosine'](4),
+    factors=make_factors('simple', timestep_distribution=distribution),
   )
   optimizer, found = optax.sgd(0.1), []
   for devices in (1, 2):
@@ -217,7 +219,7 @@ def test_what_importance_remembers_is_the_same_on_any_number_of_devices():
       mean=parallel.mean,
       gather=parallel.gather,
     )
-    history = memory(law).init(context.schedule)
+    history = memory(distribution).init(context.schedule)
     state = parallel.place_state(init_state(new_params(), optimizer, history))
     compiled = parallel.compile(step)
     for n in range(4):
@@ -291,7 +293,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_its_number(mode, bad):
 
 
 def test_keys_follow_from_seed_step_and_index_alone():
-  """The loss sees exactly the keys of law: fold_in(fold_in(key(seed), step), index)."""
+  """The loss sees exactly the keys of the design: fold_in(fold_in(key(seed), step), index)."""
 
   def spy(context, params, state, batch, keys):
     del context, state

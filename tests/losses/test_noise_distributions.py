@@ -1,4 +1,4 @@
-"""Laws of the noise against their covariances, their couplings and what they make of a loss."""
+"""Noise distributions against their covariances, their couplings and what they make of a loss."""
 
 import functools
 
@@ -10,7 +10,7 @@ from scipy.optimize import linear_sum_assignment
 
 from ddpm_jax.diffusion import PARAMETERIZATIONS, schedules
 from ddpm_jax.keys import Keys, example_keys, step_key
-from ddpm_jax.losses import LOSSES, NOISE_LAWS, LossContext, make_factors
+from ddpm_jax.losses import LOSSES, NOISE_DISTRIBUTIONS, LossContext, make_factors
 
 pytestmark = pytest.mark.usefixtures('x64')
 
@@ -26,73 +26,84 @@ def setting(index, step=0):
   return {'x': images, 'cond': {}, 'index': index}, Keys(key, example_keys(key, index))
 
 
-def context(network=None, law='white', gather=lambda x: x, **options):
-  factors = make_factors('simple', noise_law=functools.partial(NOISE_LAWS[law], **options))
+def context(network=None, distribution='white', gather=lambda x: x, **options):
+  factors = make_factors(
+    'simple', noise_distribution=functools.partial(NOISE_DISTRIBUTIONS[distribution], **options)
+  )
   eps = PARAMETERIZATIONS['eps']()
   return LossContext(network, schedules.linear(20, 0.01, 0.4), eps, factors, 8, gather)
 
 
-def draws(law, index, step=0, gather=lambda x: x, **options):
-  return NOISE_LAWS[law](context(gather=gather), *setting(index, step), **options)
+def draws(distribution, index, step=0, gather=lambda x: x, **options):
+  return NOISE_DISTRIBUTIONS[distribution](context(gather=gather), *setting(index, step), **options)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def compiled(law, index):
-  return draws(law, index)[0]
+def compiled(distribution, index):
+  return draws(distribution, index)[0]
 
 
 def flat(x):
   return np.asarray(x).reshape(x.shape[0], -1)
 
 
-def many(law, **options):
+def many(distribution, **options):
   """(20000, 12) draws, as of batches of 8 examples over steps."""
-  run = jax.jit(jax.vmap(lambda step: draws(law, jnp.arange(8) + 8 * step, step, **options)[1]))
+  run = jax.jit(
+    jax.vmap(lambda step: draws(distribution, jnp.arange(8) + 8 * step, step, **options)[1])
+  )
   return flat(run(jnp.arange(2500)).reshape(-1, *SHAPE))
 
 
-def covariance(law, scale):
+def covariance(distribution, scale):
   """Of a channel-last (2, 3, 2) example's noise shown, in closed form."""
   same_channel = np.kron(np.ones((6, 6)), np.eye(2))
-  return np.eye(12) + {'offset': scale**2 * same_channel, 'perturbed': scale**2 * np.eye(12)}[law]
+  return (
+    np.eye(12)
+    + {'offset': scale**2 * same_channel, 'perturbed': scale**2 * np.eye(12)}[distribution]
+  )
 
 
-@pytest.mark.parametrize(('law', 'scale'), [('offset', 0.5), ('perturbed', 0.5)])
-def test_the_noise_shown_has_its_covariance(law, scale):
-  shown, truth = many(law, scale=scale), covariance(law, scale)
+@pytest.mark.parametrize(('distribution', 'scale'), [('offset', 0.5), ('perturbed', 0.5)])
+def test_the_noise_shown_has_its_covariance(distribution, scale):
+  shown, truth = many(distribution, scale=scale), covariance(distribution, scale)
   # A product of normals deviates by at most √2 times the product of their deviations.
   error = np.sqrt(2 * np.outer(truth.diagonal(), truth.diagonal()) / len(shown))
   assert (np.abs(shown.T @ shown / len(shown) - truth) < 5 * error).all()
   assert (np.abs(shown.mean(0)) < 5 * np.sqrt(truth.diagonal() / len(shown))).all()
 
 
-@pytest.mark.parametrize('law', ['white', 'transport'])
-def test_the_noise_of_an_example_is_standard_normal(law):
-  eps = np.sort(many(law).ravel())
+@pytest.mark.parametrize('distribution', ['white', 'transport'])
+def test_the_noise_of_an_example_is_standard_normal(distribution):
+  eps = np.sort(many(distribution).ravel())
   quantiles = jax.scipy.special.ndtri((jnp.arange(eps.size) + 0.5) / eps.size)
   inside = slice(eps.size // 1000, -eps.size // 1000)
   np.testing.assert_allclose(eps[inside], quantiles[inside], atol=0.05)
-  shown = many(law)
+  shown = many(distribution)
   assert np.abs(shown.T @ shown / len(shown) - np.eye(12)).max() < 5 * np.sqrt(2 / len(shown))
 
 
-@pytest.mark.parametrize('law', ['offset', 'perturbed'])
-def test_at_scale_zero_a_law_is_white(law):
-  for drawn, plain in zip(draws(law, range(8), scale=0.0), draws('white', range(8)), strict=True):
+@pytest.mark.parametrize('distribution', ['offset', 'perturbed'])
+def test_at_scale_zero_a_distribution_is_white(distribution):
+  for drawn, plain in zip(
+    draws(distribution, range(8), scale=0.0), draws('white', range(8)), strict=True
+  ):
     np.testing.assert_array_equal(drawn, plain)
 
 
 def test_only_a_perturbed_input_differs_from_the_target():
-  for law in NOISE_LAWS:
-    eps, shown = draws(law, range(8))
-    assert np.array_equal(eps, shown) == (law != 'perturbed')
+  for distribution in NOISE_DISTRIBUTIONS:
+    eps, shown = draws(distribution, range(8))
+    assert np.array_equal(eps, shown) == (distribution != 'perturbed')
 
 
 @pytest.mark.parametrize('step', range(5))
 def test_transport_costs_what_the_best_assignment_does(step):
   index = np.arange(24)
   x0 = flat(setting(index, step)[0]['x'])
-  white, dealt = (flat(draws(law, index, step)[0]) for law in ('white', 'transport'))
+  white, dealt = (
+    flat(draws(distribution, index, step)[0]) for distribution in ('white', 'transport')
+  )
   costs = ((x0[:, None] - white[None]) ** 2).sum(-1)
   least = costs[linear_sum_assignment(costs)].sum()
   np.testing.assert_allclose(((x0 - dealt) ** 2).sum(), least, rtol=1e-12)
@@ -109,9 +120,9 @@ def test_a_larger_batch_is_coupled_more_closely():
   assert cost(64) < cost(16) < cost(4)
 
 
-@pytest.mark.parametrize('law', NOISE_LAWS)
-def test_devices_and_order_change_nothing(law):
-  together = draws(law, range(8))[1]
+@pytest.mark.parametrize('distribution', NOISE_DISTRIBUTIONS)
+def test_devices_and_order_change_nothing(distribution):
+  together = draws(distribution, range(8))[1]
   batch, _ = setting(range(8))
   white = draws('white', range(8))[0]
   whole = {'index': batch['index'], 'x': batch['x'], 'eps': white}
@@ -120,10 +131,10 @@ def test_devices_and_order_change_nothing(law):
     """The array of which `part` is a half."""
     return next(a for a in whole.values() if part.shape[1:] == a.shape[1:] and holds(a, part))
 
-  halves = [draws(law, half, gather=gather)[1] for half in (range(4), range(4, 8))]
+  halves = [draws(distribution, half, gather=gather)[1] for half in (range(4), range(4, 8))]
   np.testing.assert_allclose(np.concatenate(halves), together, rtol=1e-12)
   shuffled = np.array([3, 7, 0, 5, 1, 2, 6, 4])
-  np.testing.assert_allclose(draws(law, shuffled)[1], together[shuffled], rtol=1e-12)
+  np.testing.assert_allclose(draws(distribution, shuffled)[1], together[shuffled], rtol=1e-12)
 
 
 def holds(whole, part):

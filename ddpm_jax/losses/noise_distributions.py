@@ -1,4 +1,4 @@
-"""Laws of the noise: (context, batch, keys) -> (eps, shown), both like batch['x'].
+"""Timestep distributionshe noise: (context, batch, keys) -> (eps, shown), both like batch['x'].
 
 `eps` is the noise that the target knows, `shown` the noise that the network sees: xt is
 alpha x0 + sigma shown. But for `white`, the best denoiser is no longer that of the data under the
@@ -71,8 +71,8 @@ def transport(context: LossContext, batch: Batch, keys: Keys) -> tuple[Array, Ar
 
   The whole batch of all devices is coupled: images and noises are gathered, each device solves the
   same problem, in O(B³) and one step after another, and keeps its own rows. For a large batch on
-  many devices that costs more than it brings; then couple the examples of a device in a law of
-  your own.
+  many devices that costs more than it brings; then couple the examples of a device in a
+  distribution of your own.
 
   Reference: Tong et al. 2023, https://arxiv.org/abs/2302.00482, its minibatch OT-CFM; Pooladian et
   al. 2023, https://arxiv.org/abs/2304.14772.
@@ -92,7 +92,7 @@ def squared_distances(x: Array, y: Array) -> Array:
   return jnp.sum(jnp.square(x), 1)[:, None] + jnp.sum(jnp.square(y), 1)[None] - 2 * x @ y.T
 
 
-NOISE_LAWS = {
+NOISE_DISTRIBUTIONS = {
   'white': white,
   'offset': offset,
   'perturbed': perturbed,

@@ -1,8 +1,10 @@
-"""Laws of t: (step_key, index, batch_size, schedule, state) -> (t, correction), both (B,).
+"""Timestep distributions: how the times of a batch are drawn.
 
-The correction is 1 where the law defines the objective. Where it only estimates the mean over
-uniform times, the correction is the ratio of the two densities. Draws depend on the step and on
-each example's index in the global stream, never on how the batch is laid out over devices.
+Each is (step_key, index, batch_size, schedule, state) -> (t, correction), both (B,).
+
+The correction is 1 where the distribution defines the objective. Where it only estimates the mean
+over uniform times, the correction is the ratio of the two densities. Draws depend on the step and
+on each example's index in the global stream, never on how the batch is laid out over devices.
 
 `uniform`, `stratified`, `low_discrepancy`, `antithetic` and `importance` estimate the uniform mean.
 The others draw log-SNR by a density of their own, and define the objective unless told to estimate.
@@ -25,9 +27,9 @@ from ddpm_jax.bounds import bounded
 from ddpm_jax.diffusion.schedules import Discrete, Schedule
 from ddpm_jax.keys import example_keys, for_purpose
 
-TimeLaw = Callable[..., tuple[Array, Array]]
+TimestepDistribution = Callable[..., tuple[Array, Array]]
 
-# A law of log-SNR reaches no lower: where the SNR ends at zero, it has to end somewhere.
+# A distribution of log-SNR reaches no lower: where the SNR ends at zero, it has to end somewhere.
 LOWEST = -20.0
 
 Scale = Annotated[float, Interval(ge=1e-3, le=100)]
@@ -38,7 +40,7 @@ Floor = Annotated[float, Interval(gt=0, le=1)]
 
 
 class Memory(NamedTuple):
-  """What a law of t keeps from step to step.
+  """What a timestep distribution keeps from step to step.
 
   Attributes:
     init: schedule -> the state before the first step.
@@ -50,18 +52,21 @@ class Memory(NamedTuple):
 
 
 def remembers(init: Callable[..., Any], update: Callable[..., Any]) -> Callable[[Any], Any]:
-  """Decorator of a law of t with a memory; both are also given the law's own options."""
+  """Decorator of a timestep distribution with a memory; both get its own options too."""
 
-  def mark(law: Any) -> Any:
-    law.memory = Memory(init, update)
-    return law
+  def mark(distribution: Any) -> Any:
+    distribution.memory = Memory(init, update)
+    return distribution
 
   return mark
 
 
-def memory(law: TimeLaw) -> Memory | None:
-  """A law's memory, its options bound; None where it has none."""
-  function, options = getattr(law, 'func', law), getattr(law, 'keywords', {})
+def memory(distribution: TimestepDistribution) -> Memory | None:
+  """A distribution's memory, its options bound; None where it has none."""
+  function, options = (
+    getattr(distribution, 'func', distribution),
+    getattr(distribution, 'keywords', {}),
+  )
   found = getattr(function, 'memory', None)
   if found is None:
     return None
@@ -167,9 +172,10 @@ def importance(
 ) -> tuple[Array, Array]:
   """p_t in proportion to sqrt(E L_t²) over the last `history` losses at t; correction 1 / (T p_t).
 
-  So the mean of the corrected losses is the uniform one, with the least variance that a law can
-  give where the second moments are those of all losses. Until each time has its history p is
-  uniform; a share `floor` of it always is. Continuous time is taken in `bins` equal parts.
+  So the mean of the corrected losses is the uniform one, with the least variance that a
+  distribution can give where the second moments are those of all losses. Until each time has its
+  history p is uniform; a share `floor` of it always is. Continuous time is taken in `bins` equal
+  parts.
 
   Reference: Nichol and Dhariwal 2021, https://arxiv.org/abs/2102.09672, equation 18; the floor is
   that of its published code.
@@ -203,7 +209,7 @@ def cell_of(schedule: Schedule, t: Array, cells: int) -> Array:
   return jnp.clip(jnp.floor(share * cells).astype(int), 0, cells - 1)
 
 
-class LogSNRLaw(NamedTuple):
+class LogSNRDistribution(NamedTuple):
   """A distribution of log-SNR, by its cumulative function and the inverse."""
 
   cdf: Callable[[Array], Array]
@@ -211,40 +217,44 @@ class LogSNRLaw(NamedTuple):
 
 
 def drawn(
-  law: LogSNRLaw, step_key: Array, index: Array, schedule: Schedule, estimate: bool
+  distribution: LogSNRDistribution,
+  step_key: Array,
+  index: Array,
+  schedule: Schedule,
+  estimate: bool,
 ) -> tuple[Array, Array]:
-  """Times whose log-SNR follows the law, within the schedule's range of it.
+  """Times whose log-SNR follows the distribution, within the schedule's range of it.
 
   A chain takes the time of the nearest log-SNR; its probability is then known exactly.
 
   Args:
-    law: of log-SNR.
+    distribution: of log-SNR.
     step_key: of the step.
     index: (B,).
     schedule: the path.
     estimate: whether to correct for the density, so as to estimate the mean over uniform times.
   """
   low, high = reach(schedule)
-  first, last = law.cdf(low), law.cdf(high)
+  first, last = distribution.cdf(low), distribution.cdf(high)
   u = uniforms(step_key, index)
-  log_snr = jnp.clip(law.quantile(first + u * (last - first)), low, high)
+  log_snr = jnp.clip(distribution.quantile(first + u * (last - first)), low, high)
   t = jax.vmap(schedule.time)(log_snr)
   if not estimate:
     return t, jnp.ones_like(u)
   if isinstance(schedule, Discrete):
-    p = jnp.abs(jnp.diff(law.cdf(cell_edges(schedule)))) / (last - first)
+    p = jnp.abs(jnp.diff(distribution.cdf(cell_edges(schedule)))) / (last - first)
     return t, 1 / (schedule.num_steps * p[t - 1])
-  return t, (last - first) / jax.vmap(lambda t: density_of_share(law, schedule, t))(t)
+  return t, (last - first) / jax.vmap(lambda t: density_of_share(distribution, schedule, t))(t)
 
 
-def of_log_snr(law: Callable[..., LogSNRLaw]) -> TimeLaw:
-  """Decorator: the law of t that a law of log-SNR, (schedule, **options) -> LogSNRLaw, makes.
+def of_log_snr(distribution: Callable[..., LogSNRDistribution]) -> TimestepDistribution:
+  """Decorator of (schedule, **options) -> LogSNRDistribution: the timestep distribution it makes.
 
   It takes the same options, and `estimate`: whether to correct for the density, so as to estimate
-  the mean over uniform times. Without, the law defines the objective.
+  the mean over uniform times. Without, the distribution defines the objective.
   """
 
-  def time_law(
+  def timestep_distribution(
     step_key: Array,
     index: Array,
     batch_size: int,
@@ -255,23 +265,26 @@ def of_log_snr(law: Callable[..., LogSNRLaw]) -> TimeLaw:
     **options: float,
   ) -> tuple[Array, Array]:
     del batch_size, state
-    return drawn(law(schedule, **options), step_key, index, schedule, estimate)
+    return drawn(distribution(schedule, **options), step_key, index, schedule, estimate)
 
-  *common, estimate, _ = inspect.signature(time_law).parameters.values()
-  _, *options = inspect.signature(law).parameters.values()
-  found: Any = functools.update_wrapper(time_law, law)
+  *common, estimate, _ = inspect.signature(timestep_distribution).parameters.values()
+  _, *options = inspect.signature(distribution).parameters.values()
+  found: Any = functools.update_wrapper(timestep_distribution, distribution)
   found.__signature__ = inspect.Signature([*common, *options, estimate])
-  found.log_snr_law = law
+  found.log_snr_distribution = distribution
   return found
 
 
-def mass_within(law: TimeLaw, schedule: Schedule) -> float:
-  """The share of a law of log-SNR that the schedule's range holds; 1 for laws of t itself."""
-  function, options = getattr(law, 'func', law), dict(getattr(law, 'keywords', {}))
+def mass_within(distribution: TimestepDistribution, schedule: Schedule) -> float:
+  """The share of a distribution of log-SNR that the schedule's range holds; 1 for one of t."""
+  function, options = (
+    getattr(distribution, 'func', distribution),
+    dict(getattr(distribution, 'keywords', {})),
+  )
   options.pop('estimate', None)
-  if not hasattr(function, 'log_snr_law'):
+  if not hasattr(function, 'log_snr_distribution'):
     return 1.0
-  low, high = (function.log_snr_law(schedule, **options).cdf(x) for x in reach(schedule))
+  low, high = (function.log_snr_distribution(schedule, **options).cdf(x) for x in reach(schedule))
   return float(high - low)
 
 
@@ -289,14 +302,14 @@ def cell_edges(schedule: Discrete) -> Array:
   return jnp.concatenate([high[None], middles, low[None]])
 
 
-def density_of_share(law: LogSNRLaw, schedule: Schedule, t: Array) -> Array:
-  """The density of u = (t - t_min) / (t_max - t_min) at t, the law being whole."""
+def density_of_share(distribution: LogSNRDistribution, schedule: Schedule, t: Array) -> Array:
+  """The density of u = (t - t_min) / (t_max - t_min) at t, the distribution being whole."""
   log_snr, rate = jax.jvp(schedule.log_snr, (t,), (jnp.ones_like(t),))
-  return jax.grad(law.cdf)(log_snr) * -rate * (schedule.t_max - schedule.t_min)
+  return jax.grad(distribution.cdf)(log_snr) * -rate * (schedule.t_max - schedule.t_min)
 
 
 @of_log_snr
-def log_normal(schedule: Schedule, *, mean: LogSNR = -1.2, std: Scale = 1.2) -> LogSNRLaw:
+def log_normal(schedule: Schedule, *, mean: LogSNR = -1.2, std: Scale = 1.2) -> LogSNRDistribution:
   """log(sigma / alpha) ~ N(mean, std²).
 
   Reference: Karras et al. 2022, https://arxiv.org/abs/2206.00364, table 1.
@@ -306,7 +319,7 @@ def log_normal(schedule: Schedule, *, mean: LogSNR = -1.2, std: Scale = 1.2) -> 
 
 
 @of_log_snr
-def logit_normal(schedule: Schedule, *, mean: LogSNR = 0.0, std: Scale = 1.0) -> LogSNRLaw:
+def logit_normal(schedule: Schedule, *, mean: LogSNR = 0.0, std: Scale = 1.0) -> LogSNRDistribution:
   """logit(u) ~ N(mean, std²), u = sigma / (alpha + sigma): the time on the path `flow`.
 
   As logit(u) = log(sigma / alpha), it is `log_normal` with other defaults.
@@ -317,28 +330,28 @@ def logit_normal(schedule: Schedule, *, mean: LogSNR = 0.0, std: Scale = 1.0) ->
 
 
 @of_log_snr
-def cosine(schedule: Schedule, *, mean: LogSNR = 0.0) -> LogSNRLaw:
+def cosine(schedule: Schedule, *, mean: LogSNR = 0.0) -> LogSNRDistribution:
   """log_snr = mean - 2 log tan(πu / 2), u uniform: the cosine schedule's, on any path.
 
   Reference: Nichol and Dhariwal 2021, https://arxiv.org/abs/2102.09672, equation 17, without its
   offset.
   """
   del schedule
-  return LogSNRLaw(
+  return LogSNRDistribution(
     lambda x: 1 - 2 / math.pi * jnp.arctan(jnp.exp((mean - x) / 2)),
     lambda u: mean - 2 * jnp.log(jnp.tan(math.pi / 2 * (1 - u))),
   )
 
 
 @of_log_snr
-def log_snr(schedule: Schedule) -> LogSNRLaw:
+def log_snr(schedule: Schedule) -> LogSNRDistribution:
   """Log-SNR is uniform over the schedule's range, from -20 where it ends at zero SNR."""
   low, high = reach(schedule)
-  return LogSNRLaw(lambda x: (x - low) / (high - low), lambda u: low + u * (high - low))
+  return LogSNRDistribution(lambda x: (x - low) / (high - low), lambda u: low + u * (high - low))
 
 
 @of_log_snr
-def laplace(schedule: Schedule, *, mean: LogSNR = 0.0, scale: Scale = 0.5) -> LogSNRLaw:
+def laplace(schedule: Schedule, *, mean: LogSNR = 0.0, scale: Scale = 0.5) -> LogSNRDistribution:
   """log_snr has the density exp(-|log_snr - mean| / scale) / (2 scale).
 
   Reference: Hang et al. 2024, https://arxiv.org/abs/2407.03297.
@@ -353,12 +366,12 @@ def laplace(schedule: Schedule, *, mean: LogSNR = 0.0, scale: Scale = 0.5) -> Lo
     away = scale * -jnp.log(2 * jnp.minimum(u, 1 - u))
     return mean + jnp.where(u < 0.5, -away, away)
 
-  return LogSNRLaw(cdf, quantile)
+  return LogSNRDistribution(cdf, quantile)
 
 
-def normal(mean: float, std: float) -> LogSNRLaw:
+def normal(mean: float, std: float) -> LogSNRDistribution:
   """N(mean, std²)."""
-  return LogSNRLaw(
+  return LogSNRDistribution(
     lambda x: jax.scipy.special.ndtr((x - mean) / std),
     lambda u: mean + std * jax.scipy.special.ndtri(u),
   )
@@ -376,7 +389,7 @@ def time_of(schedule: Schedule, u: Array) -> Array:
   return schedule.t_min + u * (schedule.t_max - schedule.t_min)
 
 
-TIME_LAWS = {
+TIMESTEP_DISTRIBUTIONS = {
   'uniform': uniform,
   'stratified': stratified,
   'low_discrepancy': low_discrepancy,
