@@ -94,6 +94,25 @@ def check_writable(folder: epath.Path, field: str, name: str = '') -> None:
     raise InputError(f'{field}: {folder} cannot be written ({error.strerror})') from error
 
 
+@contextlib.contextmanager
+def unmade(*folders: epath.Path) -> Iterator[None]:
+  """Where the block raises an InputError, removes those of the folders that it has made."""
+  missing = [
+    part
+    for folder in folders
+    if not is_store(folder)
+    for part in (folder, *folder.parents)
+    if not part.exists()
+  ]
+  try:
+    yield
+  except InputError:
+    for part in sorted(missing, reverse=True):  # what is inside comes first
+      with contextlib.suppress(OSError):
+        part.rmdir()
+    raise
+
+
 def try_store(folder: epath.Path) -> None:
   """Writes and deletes an object."""
   mark = folder / f'.writable-{uuid.uuid4().hex}'

@@ -78,26 +78,29 @@ def close_log() -> None:
     log.close()
 
 
-class Log(logging.FileHandler):
-  """A file that grows line by line; each is there when it is said."""
+class Log(logging.Handler):
+  """A file that grows line by line; it is closed after each, for a mounted bucket has it then."""
 
   def __init__(self, path: pathlib.Path):
-    super().__init__(path, encoding='utf-8')
+    super().__init__()
     self.setFormatter(logging.Formatter(FORMAT))
-    self._has_faults = False
-    if self.stream and not faulthandler.is_enabled():
-      faulthandler.enable(self.stream)
-      self._has_faults = True
+    self._path = path
+    self._faults = path.open('a', encoding='utf-8')
+    self._has_faults = not faulthandler.is_enabled()
+    if self._has_faults:
+      faulthandler.enable(self._faults)
+
+  def emit(self, record: logging.LogRecord) -> None:
+    """Adds a line, or goes on without it: a full disk is the checkpoints' to tell of."""
+    with contextlib.suppress(OSError), self._path.open('a', encoding='utf-8') as lines:
+      lines.write(self.format(record) + '\n')
 
   def close(self) -> None:
     """Closes the file."""
     if self._has_faults:
       faulthandler.disable()
-    with contextlib.suppress(OSError):
-      super().close()
-
-  def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-    """Goes on without the line: a full disk is the checkpoints' to tell of."""
+    self._faults.close()
+    super().close()
 
 
 def log_of(workdir: str | os.PathLike[str], host: int) -> pathlib.Path:

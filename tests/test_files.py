@@ -89,6 +89,7 @@ APART = {
   ('ablation/cell.py', 'open'),  # a lock
   ('ablation/runners.py', 'open'),  # a log, to which lines are added
   ('training/metrics.py', 'open'),  # likewise
+  ('ddpm_jax/logs.py', 'open'),  # likewise
   ('ddpm_jax/stores.py', 'write_bytes'),  # an object, which is whole by itself
   ('training/checksums.py', 'write_text'),  # in a checkpoint, which Orbax moves when it is whole
 }

@@ -42,6 +42,13 @@ def test_a_log_has_what_is_said_noted_and_warned_of_and_goes_on_where_it_was(log
   assert told(log) == ['said', 'noted', 'warned', 'again']
 
 
+def test_each_line_is_closed_with_its_file_as_a_mounted_bucket_wants(log):
+  logs.note('one')
+  log.rename(log.with_name('before.txt'))
+  logs.note('two')  # would follow a file that is open
+  assert told(log) == ['two']
+
+
 def test_the_last_word_is_what_ended_the_work(tmp_path):
 
   @logs.kept()

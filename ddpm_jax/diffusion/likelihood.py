@@ -119,8 +119,8 @@ def encode(
   key: Array | None = None,
   index: Array | None = None,
   solver: diffrax.AbstractAdaptiveSolver | None = None,
-  rtol: float = 1e-6,
-  atol: float = 1e-6,
+  rtol: float = 3e-7,
+  atol: float = 3e-7,
   max_steps: int = 4096,
 ) -> Latent:
   """Takes examples at t_min along the flow to t_max, with the log-determinant of the map.

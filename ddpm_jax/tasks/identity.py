@@ -92,8 +92,9 @@ def experiment_of(folder: epath.Path, step: int) -> Mapping[str, Any] | None:
   """What a checkpoint's record says of its experiment; None where it says nothing."""
   record = record_of(folder, step)
   found = record.get('experiment') if isinstance(record, Mapping) else None
-  parts = [found.get(part) for part in ('config', 'plugins')] if isinstance(found, Mapping) else []
-  if found is None or not all(isinstance(part, Mapping) for part in parts):
+  if not isinstance(found, Mapping):
+    return None
+  if not all(isinstance(found.get(part), Mapping) for part in ('config', 'plugins')):
     return None
   return {**found, 'config': upgraded(found['config'])}
 

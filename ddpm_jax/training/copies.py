@@ -2,8 +2,9 @@
 
 A file in an object store cannot grow: there metrics.jsonl and TensorBoard's events are written on a
 disk of the first host, and copied before each checkpoint and at the end. And where the checkpoints
-are apart from the workdir, config.json and metrics.jsonl are copied beside them: a machine that is
-made anew, with an empty workdir, has both back from there, and goes on as if nothing had happened.
+are apart from the workdir, config.json, metrics.jsonl and cost.json are copied beside them: a
+machine that is made anew, with an empty workdir, has them back from there, and goes on as if
+nothing had happened.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from etils import epath
 from ddpm_jax.files import whole
 from ddpm_jax.stores import is_store, path_of, reaching, size_of
 from ddpm_jax.training.checkpoint import whole_steps
+from ddpm_jax.training.cost import FILE as COST
 
 CONFIG, METRICS = 'config.json', 'metrics.jsonl'
 
@@ -34,11 +36,11 @@ def copy(source: epath.Path, target: epath.Path) -> None:
 
 
 def bring_back(workdir: epath.Path, checkpoints: epath.Path) -> None:
-  """Has a new machine's config.json and metrics.jsonl back from beside the checkpoints."""
+  """Has a new machine's records back from beside the checkpoints."""
   kept = beside(workdir, checkpoints)
   if kept is None or (workdir / CONFIG).exists() or not whole_steps(kept):
     return
-  for name in (CONFIG, METRICS):  # in this order: metrics alone would be nobody's
+  for name in (CONFIG, METRICS, COST):  # in this order: metrics alone would be nobody's
     if (kept / name).exists():
       copy(kept / name, workdir / name)
 
@@ -60,7 +62,7 @@ class Copies:
     self._own = tempfile.TemporaryDirectory(prefix='ddpm_jax_') if self.in_store else None
     self.folder = path_of(self._own.name, 'workdir') if self._own else workdir
     self._workdir = workdir
-    kept = beside(workdir, checkpoints)
+    self._beside = kept = beside(workdir, checkpoints)
     self._targets = [target for target in (kept, workdir if self.in_store else None) if target]
     self._sizes: dict[epath.Path, int] = {}
     if kept:
@@ -72,19 +74,21 @@ class Copies:
   def send(self) -> None:
     """Copies what has grown."""
     for target in self._targets:
-      self._send(target, METRICS)
+      self._send(self.folder / METRICS, target)
+    if self._beside:
+      self._send(self._workdir / COST, self._beside)
 
   def send_events(self) -> None:
     """Copies TensorBoard's files."""
     for path in list(self.folder.iterdir()) if self.in_store else ():
       if path.name.startswith('events.'):
-        self._send(self._workdir, path.name)
+        self._send(path, self._workdir)
 
-  def _send(self, target: epath.Path, name: str) -> None:
-    size = size_of(self.folder / name)
-    if size and self._sizes.get(target / name) != size:
-      copy(self.folder / name, target / name)
-      self._sizes[target / name] = size
+  def _send(self, source: epath.Path, folder: epath.Path) -> None:
+    size, target = size_of(source), folder / source.name
+    if size and self._sizes.get(target) != size:
+      copy(source, target)
+      self._sizes[target] = size
 
   def close(self) -> None:
     """Copies a last time."""

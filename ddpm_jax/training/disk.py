@@ -12,22 +12,27 @@ import jax
 from etils import epath
 
 from ddpm_jax.errors import Failed, InputError
-from ddpm_jax.files import FULL, check_writable
+from ddpm_jax.files import FULL, check_writable, unmade
 from ddpm_jax.stores import is_store
 from ddpm_jax.training import hosts
 
 
 def check_disk(workdir: epath.Path, checkpoints: epath.Path, state: Any, keep: int) -> None:
-  """Makes the folders; raises InputError where one cannot be written or has too little space.
+  """Makes the folders, or raises InputError where one cannot be written or has too little space.
 
   Needed is what is still missing of `keep` checkpoints of the state (shapes are enough) and the one
   that is written while they are there. An object store is not asked for space.
   """
-  if hosts.is_first():
-    check_writable(workdir, '--workdir')
-  check_writable(checkpoints, 'config.checkpoint.folder')
-  if is_store(checkpoints):
-    return
+  with unmade(workdir, checkpoints):
+    if hosts.is_first():
+      check_writable(workdir, '--workdir')
+    check_writable(checkpoints, 'config.checkpoint.folder')
+    if not is_store(checkpoints):
+      check_space(checkpoints, state, keep)
+
+
+def check_space(checkpoints: epath.Path, state: Any, keep: int) -> None:
+  """Raises InputError where the disk has too little space for what `check_disk` counts."""
   there = sum(path.name.isdigit() for path in checkpoints.iterdir())
   size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
   needed = max(1, keep + 1 - there) * size

@@ -48,12 +48,13 @@ def join(
     coordinator: 'address:port' of host 0, at which they meet.
     num_processes: how many they are.
     process_id: which of them this is, from 0.
-    timeout: seconds to wait for the others; afterwards the program ends with exit code 2. A host
+    timeout: seconds to wait for the others; afterwards the program ends with exit code 1. A host
       that is silent for as long ends them all.
 
   Raises:
-    InputError: they are no cluster's, and not all are given; one does not fit the others; or they
-      have unequal numbers of devices.
+    InputError: they are no cluster's, and not all are given; or they have unequal numbers of
+      devices.
+    Failed: the cluster does not answer, or they do not meet.
   """
   told = f'{num_processes or "the"} hosts at {coordinator or "the address of the cluster"}'
   try:
@@ -65,10 +66,12 @@ def join(
         initialization_timeout=timeout + 60,
         heartbeat_timeout_seconds=timeout,
       )
-  except (ValueError, RuntimeError) as error:
+  except ValueError as error:
     raise InputError(
       f'--distributed: {error}; give --coordinator, --num_processes and --process_id'
     ) from error
+  except RuntimeError as error:  # what may be otherwise at the next start
+    raise Failed(f'--distributed: {" ".join(str(error).split())}') from error
   heard()
   counts = collections.Counter(device.process_index for device in jax.devices())
   if len(set(counts.values())) > 1:
@@ -102,7 +105,7 @@ def keep_watch(watching: int, told: str, timeout: int) -> None:
   """Waits for the number of a signal, or 0 where all is well; ends the program otherwise."""
   if not select.select([watching], [], [], timeout)[0]:
     leave(
-      2,
+      1,
       f'--distributed: not all of {told} have come within {timeout} s; start each of them with the '
       'same --coordinator and --num_processes and a --process_id of its own',
     )

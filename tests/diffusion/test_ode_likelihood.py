@@ -67,8 +67,9 @@ SHARP = {
 @pytest.mark.parametrize(('chain', 'name'), [('linear', 'gaussian'), ('cosine', 'mixture')])
 def test_the_kinks_of_a_chain_cost_no_digits_and_no_steps(x64, chain, name):
   path, data = schedules.interpolate(DISCRETE[chain]()), SHARP[name]()
-  # A step is six evaluations: formulas take up to 40 here, a solve over the chain's time 100.
-  errors = errors_in_bits(path, data, examples(data, path, 4), max_steps=50)
+  # A step is six evaluations: formulas take up to 50 here, a solve over the chain's time 100. Of
+  # so many draws some lie seven deviations from a component's mean, where the flow is stiffest.
+  errors = errors_in_bits(path, data, examples(data, path, 512), max_steps=60)
   assert np.all(errors < 1e-4)
 
 
@@ -77,7 +78,7 @@ def test_single_precision_adds_the_rounding_of_the_example(name):
   path = schedules.interpolate(schedules.linear()) if name == 'linear' else CONTINUOUS[name]()
   data = SHARP['mixture']()
   x = examples(data, path, 8)
-  error = errors_in_bits(path, data, x)
+  error = errors_in_bits(path, data, x, max_steps=64)
   assert error.dtype == np.float32
   rounding = 2.0**-18 * np.sqrt(np.mean(x**2)) / path.sigma(path.t_min)  # in nats
   assert np.all(error < 1e-4 + rounding / np.log(2))

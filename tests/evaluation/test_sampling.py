@@ -171,6 +171,13 @@ def test_a_record_of_earlier_versions_is_read(tmp_path):
   assert read == {'name': 'ddim', 'eta': 0.5, 'guidance': 1.0}
 
 
+@pytest.mark.parametrize('kind', [[3], {}, None, 'sketch'])
+def test_an_unknown_kind_is_refused(tmp_path, kind):
+  save_samples(tmp_path / 'a.npz', Samples(IMAGES, None, RECORD | {'kind': kind}))
+  with pytest.raises(InputError, match='its record is of something else'):
+    load_samples(tmp_path / 'a.npz')
+
+
 def test_samples_around_a_picture_are_not_free():
   record = RECORD | {'kind': 'inpainting', 'init_image': {'path': 'a.png', 'sha256': '0'}}
   samples = Samples(IMAGES, None, record)

@@ -32,7 +32,7 @@ SETTINGS = {
 class Net(nn.Module):
   """Two dense layers that are told the noise; in the task that $FAILING names it fails."""
 
-  num_classes: int | None
+  spec: dict
   out_channels: int
   dtype: str = 'float32'
 

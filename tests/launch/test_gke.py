@@ -73,6 +73,28 @@ def test_the_schemas_find_what_is_wrong(old, new, told):
   assert told in ' '.join(faults(yaml.safe_load(TEXT.replace(old, new))))
 
 
+# What the models take as any string, from the kubebuilder marks in JobSet's api/jobset/v1alpha2 and
+# Kubernetes' rules of names: https://github.com/kubernetes-sigs/jobset, seen on 18 August 2026.
+STRATEGIES = {'Recreate', 'BlockingRecreate'}
+ACTIONS = {'FailJobSet', 'RestartJobSet', 'RestartJobSetAndIgnoreMaxRestarts'}
+LABEL = re.compile(r'[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?')
+
+
+@pytest.mark.parametrize('text', [TEXT, EVERY], ids=['as it stands', 'every line'])
+def test_what_the_schemas_take_as_any_string_is_one_that_job_set_takes(text):
+  document, (policy, job, pod, container) = yaml.safe_load(text), parts(text)
+  assert (document['apiVersion'], document['kind']) == ('jobset.x-k8s.io/v1alpha2', 'JobSet')
+  assert policy['restartStrategy'] in STRATEGIES
+  assert {rule['action'] for rule in policy['rules']} <= ACTIONS
+  assert {rule['action'] for rule in job['podFailurePolicy']['rules']} == {'FailJob'}
+  assert isinstance(container['resources']['limits']['google.com/tpu'], int)
+  (replicated,) = document['spec']['replicatedJobs']
+  names = [document['metadata']['name'], replicated['name'], container['name']]
+  names += [rule['name'] for rule in policy['rules']]
+  names += [volume['name'] for volume in pod['volumes']]
+  assert all(LABEL.fullmatch(name) for name in names)
+
+
 def test_the_lines_that_are_left_out_are_what_they_say():
   plain, every = yaml.safe_load(TEXT), yaml.safe_load(EVERY)
   assert (

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import pathlib
 import re
 import warnings
 
@@ -26,7 +27,7 @@ from ddpm_jax.samplers import (
 )
 from ddpm_jax.samplers.stability import LIMIT, complaint, enlargement
 from ddpm_jax.theory.oracle import GaussianData
-from experiments.benchmarks.stability import stable_from
+from experiments.benchmarks.stability import PATHS, stable_from
 
 DATA = GaussianData(jnp.zeros(4), jnp.ones(4))
 COUNT = 4096
@@ -202,3 +203,22 @@ def test_a_run_that_is_not_a_number_is_told_of():
   )
   assert enlargement(broken, *places('trailing', 4)) == np.inf
   assert 'ends inf times' in complaint(broken, *places('trailing', 4), places, 'trailing')
+
+
+def documented(name):
+  """The rows of the page's table of a path, sampler -> cells."""
+  page = (pathlib.Path(__file__).parents[2] / 'docs' / 'samplers.md').read_text()
+  _, table = page.split(f'| {name} | ', 1)
+  rows = [line.strip('| ').split(' | ') for line in table.split('\n\n')[0].splitlines()]
+  assert [cell.strip('`') for cell in rows[0]] == list(TIME_GRIDS)
+  return {sampler.strip('`'): cells for sampler, *cells in rows[2:]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('sampler', SAMPLERS)
+@pytest.mark.parametrize('name', ['cosine', 've'])
+def test_every_cell_of_the_documented_table_is_found(name, sampler):
+  path = PATHS[name]()
+  cells = [stable_from(SAMPLERS[sampler](), path, grid, 50) for grid in TIME_GRIDS]
+  always = all(cell in ('2', '') for cell in cells)
+  assert documented(name).get(sampler) == (None if always else cells)

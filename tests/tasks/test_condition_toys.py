@@ -38,8 +38,9 @@ from ddpm_jax.tasks.building import build, make_dataset
 from ddpm_jax.tasks.drawing import Guidance, guided
 from ddpm_jax.tasks.table import make_task
 from ddpm_jax.tasks.train import make_job, train
-from ddpm_jax.training.advance import make_step, read_stream
+from ddpm_jax.training.advance import make_step
 from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.loop import read_stream
 from ddpm_jax.training.metrics import read
 from ddpm_jax.training.parallel import all_devices, make_parallel
 from ddpm_jax.training.state import new_state

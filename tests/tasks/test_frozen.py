@@ -14,10 +14,10 @@ from ddpm_jax.errors import InputError
 from ddpm_jax.keys import Keys, example_keys, step_key
 from ddpm_jax.tasks.building import build
 from ddpm_jax.tasks.train import make_job, train
-from ddpm_jax.training.advance import make_step, refuse_changed
+from ddpm_jax.training.advance import make_step
 from ddpm_jax.training.checkpoint import Checkpoints, record_of
 from ddpm_jax.training.state import new_state
-from ddpm_jax.training.task import digest
+from ddpm_jax.training.task import digest, refuse_changed
 
 SHORT = {'evaluation.every_steps': 100, 'logging.preview_every_steps': 100}
 FEW = {'training.num_steps': 4, 'checkpoint.every_steps': 2, **SHORT}

@@ -7,6 +7,7 @@ import pytest
 from quick import apart, quick, start, trained
 
 from ddpm_jax.errors import InputError
+from ddpm_jax.tasks.identity import experiment_of
 from ddpm_jax.tasks.run import load_run
 
 __all__ = ['quick']
@@ -45,6 +46,17 @@ def test_checkpoints_of_earlier_versions_go_on_and_a_line_says_so(quick, tmp_pat
   assert len(told) == 1 and told[0].startswith(
     f'{tmp_path}/kept: the checkpoint of step 2 does not'
   )
+
+
+@pytest.mark.parametrize(
+  'said', [5, 'abc', [], {}, {'config': 3, 'plugins': {}}, {'config': {}, 'plugins': None}, None]
+)
+def test_what_is_no_identity_counts_as_none(said, tmp_path):
+  folder = tmp_path / '2' / 'record'
+  folder.mkdir(parents=True)
+  for record in (said, {'experiment': said}):
+    (folder / 'metadata').write_text(json.dumps(record))
+    assert experiment_of(tmp_path, 2) is None
 
 
 def test_a_run_is_not_loaded_from_anothers_checkpoints(quick, tmp_path):

@@ -73,6 +73,14 @@ def test_a_machine_made_anew_goes_on_as_if_nothing_had_happened(
   assert json.loads((tmp_path / 'new' / 'config.json').read_text())['config']['seed'] == 0
 
 
+def test_a_machine_made_anew_knows_what_the_run_has_cost(quick, tmp_path):
+  kept, priced = tmp_path / 'kept', {'logging.price_per_chip_hour': 2.0}
+  start(tmp_path / 'old', apart(kept, **priced), 5)
+  begun = json.loads((tmp_path / 'old' / 'cost.json').read_text())
+  start(tmp_path / 'new', apart(kept, **priced), 2)
+  assert json.loads((tmp_path / 'new' / 'cost.json').read_text())[: len(begun)] == begun
+
+
 def test_metrics_beside_the_checkpoints_are_those_to_go_on_from(quick, tmp_path):
   kept = tmp_path / 'kept'
   trained(tmp_path / 'a', kept, 3)

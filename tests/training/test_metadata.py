@@ -1,10 +1,12 @@
 import http.server
 import threading
+import types
 import urllib.parse
 
 import pytest
 
 from ddpm_jax.training import metadata
+from experiments import train
 
 # As Google's pages have them, in the order of the answers.
 NEWS = {
@@ -60,3 +62,25 @@ def test_the_end_of_the_machine_ends_the_program_and_nothing_else_does(key, monk
   assert all(query['wait_for_change'] == 'true' for query in queries)
   first, last = capsys.readouterr().out.splitlines()
   assert 'cannot be read' in first and f'{key}={NEWS[key][-1]}' in last
+
+
+@pytest.mark.parametrize('asked', [True, False])
+def test_training_listens_to_it_where_it_is_asked_to(asked, monkeypatch):
+  called = []
+  for owner, name in ((train, 'train'), (train.cli, 'join')):
+    monkeypatch.setattr(owner, name, lambda *args, _name=name, **options: called.append(_name))
+  for name, value in {'CONFIG': None, 'WORKDIR': 'a', 'PLUGINS': (), 'WATCH': asked}.items():
+    monkeypatch.setattr(train, name, types.SimpleNamespace(value=value))
+  monkeypatch.setattr(
+    train, 'backend', types.SimpleNamespace(prepare=lambda deterministic: called.append('prepare'))
+  )
+  monkeypatch.setattr(train.cli, 'overrides', dict)
+  monkeypatch.setattr(train, 'from_config_dict', lambda *args: settings())
+  monkeypatch.setattr(metadata, 'watch', lambda: called.append('watch'))
+  train.main()
+  assert called == ['prepare', 'join', *(['watch'] if asked else []), 'train']
+
+
+def settings():
+  """As much of a config as the command itself reads."""
+  return types.SimpleNamespace(training=types.SimpleNamespace(deterministic=False))

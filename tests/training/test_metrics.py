@@ -43,6 +43,14 @@ def test_a_line_holds_a_step_and_its_scalars_but_no_clock(tmp_path):
   assert rows == [{'step': 10, 'loss': 0.1}, {'step': 20, 'loss': 0.05}]
 
 
+def test_each_line_is_closed_with_its_file_as_a_mounted_bucket_wants(tmp_path):
+  path, writer = tmp_path / 'metrics.jsonl', MetricWriter(tmp_path)
+  writer.write(1, {'loss': 1.0})
+  path.rename(tmp_path / 'before.jsonl')
+  writer.write(2, {'loss': 2.0})  # would follow a file that is open
+  assert [row['step'] for row in metrics.read(path)] == [2]
+
+
 def test_what_a_killed_run_wrote_after_its_checkpoint_is_dropped(tmp_path):
   write(tmp_path, range(1, 31))
   path = tmp_path / 'metrics.jsonl'

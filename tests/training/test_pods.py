@@ -59,10 +59,10 @@ def test_two_hosts_follow_the_curve_of_one_device(one, tmp_path, mode):
   flags = HSDP if mode == 'hsdp' else [f'--config.parallel.mode={mode}']
   run = train(tmp_path / 'run', *TINY, *flags, devices=(2, 2))
   assert len(losses(run)) == 30
-  np.testing.assert_allclose(losses(run), losses(one), rtol=1e-5)
+  np.testing.assert_allclose(losses(run), losses(one), rtol=1e-6)
   (step, state, record), expected = final(run), final(one)
   assert (step, record['data']) == (30, {'next_index': 30}) == (expected[0], expected[2]['data'])
-  assert_same(state.params, expected[1].params, atol=1e-4)
+  assert_same(state.params, expected[1].params, rtol=0, atol=2e-7)
   found = json.loads((run / 'config.json').read_text())['provenance']['devices']
   assert (found['count'], found['processes']) == (4, 2)
   assert_all_have_checksums(run / 'checkpoints' / '30')
@@ -344,5 +344,5 @@ def test_a_signal_ends_a_host_that_waits_for_the_others(tmp_path):
 def test_a_host_that_waits_in_vain_says_for_whom(tmp_path):
   alone = ('--num_processes=2', '--process_id=1', '--host_timeout=3')
   with Pod(tmp_path / 'run', *TINY, '--coordinator=127.0.0.1:1', *alone) as pod:
-    assert pod.wait(30) == [2], pod.outputs()
+    assert pod.wait(30) == [1], pod.outputs()
   assert 'not all of 2 hosts at 127.0.0.1:1 have come within 3 s' in pod.outputs()[0]
