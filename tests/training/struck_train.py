@@ -40,6 +40,7 @@ STAGES = {
   'compiling': Stage(loop, 'make_advance', after=True, wait=False),
   'a step': Stage(Report, 'look', wait=False, reads=lambda report, step, state: step),
   'held-out losses': Stage(Report, '_judge', reads=lambda report, step, heldout: step),
+  'a preview': Stage(Report, '_show', reads=lambda report, step, preview: step),
   'saving': Stage(Checkpoints, 'save', after=True, reads=lambda self, step, *rest: step),
   'writing': Stage(checksums.StateHandler, 'finalize', after=True),
   'the last wait': Stage(Checkpoints, 'wait'),

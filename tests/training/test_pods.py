@@ -183,6 +183,7 @@ STOPS = {
   'saving': '0',
   'writing': '0',
   'held-out losses': '0',
+  'a preview': '0',
 }
 LATE_STOPS = {'the last wait': '1', 'the summary': '0,1'}  # all is done: it ends as if unheard
 
@@ -192,6 +193,8 @@ def test_a_stop_at_any_stage_ends_all_hosts_and_the_run_goes_on_bit_for_bit(long
   run, before = tmp_path / 'run', 0
   for stage, struck in (STOPS | LATE_STOPS).items():
     flags = (*LONG, f'--stage={stage}', f'--struck={struck}')
+    if stage == 'a preview':
+      flags += ('--config.logging.preview_every_steps=20',)
     with Pod(run, *flags, devices=(1, 1), command='struck_train') as pod:
       assert pod.wait() == [0 if stage in LATE_STOPS else 143] * 2, (stage, pod.outputs())
     assert all('Traceback' not in said for said in pod.outputs()), pod.outputs()
