@@ -466,7 +466,7 @@ def help_page(main: Callable[[], None]) -> str:
 
 def settings_help() -> Iterable[str]:
   """Every setting with its default, and every choice with the arguments that it takes."""
-  from ddpm_jax.config import CLASSES, all_tables, settings
+  from ddpm_jax.config import CLASSES, all_tables, setting_fields
   from ddpm_jax.config.signatures import keywords
 
   tables = all_tables()
@@ -478,7 +478,7 @@ def settings_help() -> Iterable[str]:
         takes = keywords(function, row.supplied).values()
         yield from entry(f'  name={name}', None, '; '.join(map(argument, takes)))
     hints = get_type_hints(cls, include_extras=True)
-    for name, field in settings(cls).items():
+    for name, field in setting_fields(cls).items():
       options = ', '.join(tables.options.get(f'{group}.{name}', ())) or describe(hints[name])
       doc = field.metadata['doc'] + (f': {options}' if options else '')
       yield from entry(f'  {name}', field.default, doc)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from ddpm_jax.bounds import alternatives, describe
-from ddpm_jax.config import CLASSES, all_tables, base_config, from_config_dict, settings
+from ddpm_jax.config import CLASSES, all_tables, base_config, from_config_dict, setting_fields
 from ddpm_jax.config.signatures import keywords
 from ddpm_jax.data import DATASETS
 from ddpm_jax.diffusion.schedules import parameters
@@ -92,7 +92,7 @@ def places():
   """(field, entry's group and name or None) of every setting and every entry's arguments."""
   yield 'seed', None
   for group, cls in CLASSES.items():
-    for name in settings(cls):
+    for name in setting_fields(cls):
       yield f'{group}.{name}', None
     for entry, function in TABLES.groups[group].table.items() if group in TABLES.groups else ():
       for name in keywords(function, TABLES.groups[group].supplied):

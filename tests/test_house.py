@@ -113,3 +113,14 @@ def test_what_names_an_entry_is_found():
     assert any(map(names_an_entry, ast.walk(ast.parse(code)))), code
   for code in ("batch['cond']", "params['network']", 'cond[rows]'):
     assert not any(map(names_an_entry, ast.walk(ast.parse(code)))), code
+
+
+@pytest.mark.parametrize('face', sorted(FACES))
+def test_no_name_of_a_package_hides_one_of_its_modules(face):
+  taken = [
+    alias.asname or alias.name
+    for node in TREES[face].body
+    if isinstance(node, ast.ImportFrom) and node.module != face
+    for alias in node.names
+  ]
+  assert not [name for name in taken if f'{face}.{name}' in NAMES]

@@ -129,7 +129,7 @@ def test_what_is_named_is_used_with_its_submodules(mark):
   [
     ('payload:system', 'posix'),
     ('payload:Dense', 'flax.linen.linear'),
-    ('payload:halved', 'ddpm_jax.losses.product'),
+    ('payload:halved', 'ddpm_jax.losses.products'),
     ('payload:__class__', 'builtins'),
   ],
 )
@@ -147,7 +147,7 @@ def test_functions_of_functions_are_no_names(mark):
 
 def test_what_a_person_names_is_used_and_trusted_further_on(mark):
   named = from_config_dict(tree(loss__name='payload:halved', loss__weight='payload:weight'))
-  assert modules_of(named) == ('ddpm_jax.losses.product', 'payload', 'tiny')
+  assert modules_of(named) == ('ddpm_jax.losses.products', 'payload', 'tiny')
   assert from_json(to_json(named), plugins=modules_of(named)) == named
   assert find_entry('payload:weight(power=2)', {}, 'field').keywords == {'power': 2.0}
 

@@ -94,7 +94,7 @@ def test_a_bucket_that_is_not_there_or_not_ours_is_named(store, bucket):
 
 # Who makes a path without `path_of`: of nothing that people name, or of what has gone through it.
 MADE = {
-  ('config/provenance.py', 'git_revision'): 'of this package',
+  ('config/origin.py', 'git_revision'): 'of this package',
   ('config/sources.py', '<module>'): 'of this package',
   ('config/sources.py', 'digest'): 'of a module',
   ('config/sources.py', 'is_local'): 'of a module',

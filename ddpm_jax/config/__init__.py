@@ -9,8 +9,8 @@ name='package.module:function', with its own arguments in `args`.
 
 from ddpm_jax.config.catalog import all_tables
 from ddpm_jax.config.entries import find_entry
-from ddpm_jax.config.provenance import plugin_sources, provenance
-from ddpm_jax.config.settings import CLASSES, Choice, Config, naming, settings
+from ddpm_jax.config.origin import plugin_sources, provenance
+from ddpm_jax.config.settings import CLASSES, Choice, Config, naming, setting_fields
 from ddpm_jax.config.tables import Group, Tables
 from ddpm_jax.config.tree import (
   RENAMED,
@@ -50,7 +50,7 @@ __all__ = [
   'plain_group',
   'plugin_sources',
   'provenance',
-  'settings',
+  'setting_fields',
   'to_json',
   'upgraded',
 ]

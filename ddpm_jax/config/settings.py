@@ -86,21 +86,21 @@ class Choice:
 
 
 @dataclasses.dataclass(frozen=True)
-class Task(Choice):
+class TaskSettings(Choice):
   """What is trained."""
 
   usual: ClassVar[str] = 'denoising'
 
 
 @dataclasses.dataclass(frozen=True)
-class Codec(Choice):
+class CodecSettings(Choice):
   """What stands between the data as stored and what is diffused."""
 
   usual: ClassVar[str] = 'pixels'
 
 
 @dataclasses.dataclass(frozen=True)
-class Dataset(Choice):
+class DatasetSettings(Choice):
   """Where the images come from."""
 
   batch_size: Count = setting(128, 'examples in a step, over all devices')
@@ -112,12 +112,12 @@ class Dataset(Choice):
 
 
 @dataclasses.dataclass(frozen=True)
-class Model(Choice):
+class ModelSettings(Choice):
   """The network."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Schedule(Choice):
+class ScheduleSettings(Choice):
   """How much noise there is at each time."""
 
   zero_terminal_snr: bool = setting(False, "shift and scale a chain's alphas so that it ends at 0")
@@ -125,14 +125,14 @@ class Schedule(Choice):
 
 
 @dataclasses.dataclass(frozen=True)
-class Parameterization(Choice):
+class ParameterizationSettings(Choice):
   """What the network predicts, and what it is told of the noise."""
 
   variance_head: str = setting('range', 'how a learned variance is read')
 
 
 @dataclasses.dataclass(frozen=True)
-class Loss(Choice):
+class LossSettings(Choice):
   """What is minimized; a factor left unset is the loss's own."""
 
   weight: str | None = setting(None, 'weight of the squared eps error, as min_snr(gamma=5)')
@@ -142,7 +142,7 @@ class Loss(Choice):
 
 
 @dataclasses.dataclass(frozen=True)
-class Optimizer(Choice):
+class OptimizerSettings(Choice):
   """What turns gradients into updates."""
 
   learning_rate: Annotated[float, Interval(gt=0, le=100)] = setting(
@@ -156,7 +156,7 @@ class Optimizer(Choice):
 
 
 @dataclasses.dataclass(frozen=True)
-class Sampler(Choice):
+class SamplerSettings(Choice):
   """How noise becomes samples."""
 
   grid: str = setting('trailing', 'spacing of the times that it visits')
@@ -173,7 +173,7 @@ class Sampler(Choice):
 
 
 @dataclasses.dataclass(frozen=True)
-class Ema:
+class EmaSettings:
   """The running average of the parameters."""
 
   decay: Annotated[float, Interval(ge=0, lt=1)] = setting(0.9999, 'weight of the past in a step')
@@ -181,7 +181,7 @@ class Ema:
 
 
 @dataclasses.dataclass(frozen=True)
-class Training:
+class TrainingSettings:
   """The loop."""
 
   num_steps: Steps = setting(100_000, 'steps in all, those before a resume included')
@@ -193,7 +193,7 @@ class Training:
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluation:
+class EvaluationSettings:
   """Held-out figures."""
 
   every_steps: Steps = setting(1000, 'steps between held-out losses')
@@ -208,7 +208,7 @@ class Evaluation:
 
 
 @dataclasses.dataclass(frozen=True)
-class Parallel:
+class ParallelSettings:
   """How the step runs on several devices."""
 
   mode: str = setting('pmap', 'way of doing it')
@@ -224,7 +224,7 @@ class Parallel:
 
 
 @dataclasses.dataclass(frozen=True)
-class Checkpoint:
+class CheckpointSettings:
   """What is saved of a run."""
 
   every_steps: Steps = setting(1000, 'steps between checkpoints')
@@ -238,7 +238,7 @@ class Checkpoint:
 
 
 @dataclasses.dataclass(frozen=True)
-class Logging:
+class LoggingSettings:
   """What a run shows of itself."""
 
   every_steps: Steps = setting(50, 'steps between lines of metrics')
@@ -252,28 +252,28 @@ class Logging:
 class Config:
   """One experiment, checked."""
 
-  task: Task
-  dataset: Dataset
-  codec: Codec
-  model: Model
-  schedule: Schedule
-  parameterization: Parameterization
-  loss: Loss
-  optimizer: Optimizer
-  sampler: Sampler
-  ema: Ema
-  training: Training
-  evaluation: Evaluation
-  parallel: Parallel
-  checkpoint: Checkpoint
-  logging: Logging
+  task: TaskSettings
+  dataset: DatasetSettings
+  codec: CodecSettings
+  model: ModelSettings
+  schedule: ScheduleSettings
+  parameterization: ParameterizationSettings
+  loss: LossSettings
+  optimizer: OptimizerSettings
+  sampler: SamplerSettings
+  ema: EmaSettings
+  training: TrainingSettings
+  evaluation: EvaluationSettings
+  parallel: ParallelSettings
+  checkpoint: CheckpointSettings
+  logging: LoggingSettings
   seed: Annotated[int, Interval(ge=0, lt=2**32)] = setting(0, 'of every random number')
 
 
 CLASSES: dict[str, type] = {k: v for k, v in get_type_hints(Config).items() if k != 'seed'}
 
 
-def settings(cls: type) -> dict[str, dataclasses.Field]:
+def setting_fields(cls: type) -> dict[str, dataclasses.Field]:
   """The fields of a group's dataclass that are settings."""
   return {field.name: field for field in dataclasses.fields(cls) if 'doc' in field.metadata}
 

@@ -15,7 +15,7 @@ from ddpm_jax.bounds import describe
 from ddpm_jax.config.catalog import all_tables
 from ddpm_jax.config.entries import find_entry, find_function
 from ddpm_jax.config.plugins import PLUGIN, home, import_plugin, plugins_of, refuse_untrusted
-from ddpm_jax.config.settings import CLASSES, Choice, Config, checked, converted, settings
+from ddpm_jax.config.settings import CLASSES, Choice, Config, checked, converted, setting_fields
 from ddpm_jax.config.signatures import RESERVED, keywords, kind, show
 from ddpm_jax.config.tables import Group, Tables
 from ddpm_jax.errors import InputError, choose
@@ -39,13 +39,13 @@ def base_config(tables: Tables | None = None) -> ConfigDict:
   Locked: a setting that does not exist cannot be assigned by mistake.
   """
   tables = tables or all_tables()
-  tree: dict[str, Any] = {'seed': settings(Config)['seed'].default}
+  tree: dict[str, Any] = {'seed': setting_fields(Config)['seed'].default}
   for group, cls in CLASSES.items():
     hints = get_type_hints(cls, include_extras=True)
     # A default of None must be typed, or no flag could override it.
     tree[group] = {
       name: config_dict.placeholder(kind(hints[name])) if field.default is None else field.default
-      for name, field in settings(cls).items()
+      for name, field in setting_fields(cls).items()
     }
     if issubclass(cls, Choice):
       tree[group] |= {
@@ -83,7 +83,7 @@ def from_config_dict(
   for group, cls in CLASSES.items():
     branch = branches.get(group) or {}
     if group in typed or not isinstance(branch, Mapping):
-      first = 'name' if issubclass(cls, Choice) else next(iter(settings(cls)))
+      first = 'name' if issubclass(cls, Choice) else next(iter(setting_fields(cls)))
       raise InputError(
         f'config.{group}: a group; give its settings singly: --config.{group}.{first}='
       )
@@ -99,7 +99,7 @@ def read_settings(
   hints = get_type_hints(cls, include_extras=True)
   found = {
     name: checked(field, hints[name], branch[name], f'{where}.{name}')
-    for name, field in settings(cls).items()
+    for name, field in setting_fields(cls).items()
     if name in branch
   }
   for name, value in found.items():
@@ -116,7 +116,7 @@ def read_plain(group: str, branch: Mapping[str, Any], typed: frozenset[str], tab
   """A group without a choice."""
   del typed
   cls = CLASSES[group]
-  refuse_unknown(branch, settings(cls), f'config.{group}')
+  refuse_unknown(branch, setting_fields(cls), f'config.{group}')
   return cls(**read_settings(cls, branch, f'config.{group}', tables))
 
 
@@ -137,9 +137,11 @@ def read_unset(group: str, branch: Mapping[str, Any], typed: frozenset[str], tab
   """A choice that is not to be made; raises InputError where it is."""
   del typed
   cls, where = CLASSES[group], f'config.{group}'
-  refuse_unknown(branch, ['name', 'args', *settings(cls), *tables.groups[group].arguments()], where)
+  refuse_unknown(
+    branch, ['name', 'args', *setting_fields(cls), *tables.groups[group].arguments()], where
+  )
   for key, value in branch.items():
-    if value and key not in settings(cls):
+    if value and key not in setting_fields(cls):
       raise InputError(
         f'{where}.{key}: {value!r} is set, but the task makes no use of a {group}; leave it unset'
       )
@@ -151,7 +153,7 @@ def read_choice(
 ) -> Choice:
   """A choice, its arguments and the settings that every choice of the group has."""
   cls, row, where = CLASSES[group], tables.groups[group], f'config.{group}'
-  own = ['name', 'args', *settings(cls)]
+  own = ['name', 'args', *setting_fields(cls)]
   refuse_unknown(branch, [*own, *row.arguments()], where)
   name = branch.get('name') or usual_of(cls)
   if not name:
@@ -272,7 +274,7 @@ def to_json(config: Config) -> dict[str, Any]:
   tree: dict[str, Any] = {'seed': config.seed}
   for group, cls in CLASSES.items():
     part = getattr(config, group)
-    tree[group] = {name: getattr(part, name) for name in settings(cls)}
+    tree[group] = {name: getattr(part, name) for name in setting_fields(cls)}
     if isinstance(part, Choice):
       plugin = PLUGIN.fullmatch(part.name)
       arguments = {'args': part.arguments} if plugin else part.arguments
@@ -322,10 +324,10 @@ def differing(
   By those outside of RESUMABLE they are different experiments, and neither resumes the other. A
   setting that a tree of an earlier version lacks has its default. What they name is not looked up.
   """
-  defaults = {'seed': settings(Config)['seed'].default} | {
+  defaults = {'seed': setting_fields(Config)['seed'].default} | {
     f'{group}.{name}': field.default
     for group, cls in CLASSES.items()
-    for name, field in settings(cls).items()
+    for name, field in setting_fields(cls).items()
   }
   defaults |= {f'{group}.name': usual_of(cls) for group, cls in CLASSES.items() if usual_of(cls)}
   # By way of JSON, where tuples are lists.

@@ -12,8 +12,8 @@ from ddpm_jax.data.dataset import (
   labeled,
 )
 from ddpm_jax.data.images import random_flip
-from ddpm_jax.data.mixture import mixture
 from ddpm_jax.data.pipeline import batches, train_iterator
+from ddpm_jax.data.plane import mixture
 from ddpm_jax.data.sources import DATASETS, arrays, digits, folder, load, source, tfds
 
 __all__ = [

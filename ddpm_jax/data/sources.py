@@ -13,7 +13,7 @@ from annotated_types import Interval, MinLen
 from ddpm_jax.data.dataset import Arrays, Dataset, held_out, labeled
 from ddpm_jax.data.fetched import on_this_host
 from ddpm_jax.data.image_folder import folder
-from ddpm_jax.data.mixture import mixture
+from ddpm_jax.data.plane import mixture
 from ddpm_jax.data.prepared import tfds
 from ddpm_jax.errors import InputError, one_line
 from ddpm_jax.stores import path_of

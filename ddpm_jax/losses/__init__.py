@@ -19,13 +19,13 @@ from ddpm_jax.losses.context import Factors, Loss, LossContext, LossOutput, star
 from ddpm_jax.losses.distances import DISTANCES
 from ddpm_jax.losses.distillation import progressive
 from ddpm_jax.losses.evidence import elbo
-from ddpm_jax.losses.hybrid import hybrid
+from ddpm_jax.losses.learned_uncertainty import uncertainty
+from ddpm_jax.losses.learned_variance import hybrid
 from ddpm_jax.losses.noise_distributions import NOISE_DISTRIBUTIONS
-from ddpm_jax.losses.product import product
+from ddpm_jax.losses.products import product
 from ddpm_jax.losses.score_matching import denoising_score, sliced_score
 from ddpm_jax.losses.timestep_distributions import TIMESTEP_DISTRIBUTIONS
-from ddpm_jax.losses.uncertainty import uncertainty
-from ddpm_jax.losses.variational import variational
+from ddpm_jax.losses.variational_terms import variational
 from ddpm_jax.losses.weights import WEIGHTS
 
 LOSSES: dict[str, Loss] = {

@@ -31,7 +31,7 @@ from ddpm_jax.diffusion.process import q_sample
 from ddpm_jax.diffusion.schedules import Discrete, Schedule
 from ddpm_jax.keys import Keys, for_purpose
 from ddpm_jax.losses.context import Batch, LossContext, LossOutput, noise_like, starts_with
-from ddpm_jax.losses.variational import training_denoiser
+from ddpm_jax.losses.variational_terms import training_denoiser
 
 RHO = 7.0
 

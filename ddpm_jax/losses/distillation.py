@@ -21,9 +21,9 @@ from ddpm_jax.losses.context import (
   noise_like,
   starts_with,
 )
-from ddpm_jax.losses.product import errors
+from ddpm_jax.losses.products import errors
 from ddpm_jax.losses.timestep_distributions import uniforms
-from ddpm_jax.losses.variational import training_denoiser
+from ddpm_jax.losses.variational_terms import training_denoiser
 from ddpm_jax.samplers.grids import time_grid
 
 Steps = Annotated[int, Interval(ge=1, le=500_000)]

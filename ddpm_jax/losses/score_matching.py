@@ -17,7 +17,7 @@ from jax import Array
 from ddpm_jax.diffusion.parameterization import split_variance, to_x0
 from ddpm_jax.keys import Keys, for_purpose
 from ddpm_jax.losses.context import Batch, LossContext, LossOutput, apply_network
-from ddpm_jax.losses.product import add_noise, remember
+from ddpm_jax.losses.products import add_noise, remember
 
 
 def denoising_score(

@@ -6,14 +6,13 @@ the pair: its order, its cost, whether it draws noise. SOLVERS choose their own 
 
 from collections.abc import Callable
 
-from ddpm_jax.samplers.ancestral import ancestral
-from ddpm_jax.samplers.consistency import consistency
+from ddpm_jax.samplers.consistency_models import consistency
 from ddpm_jax.samplers.corrected import annealed_langevin, predictor_corrector, reverse_diffusion
-from ddpm_jax.samplers.ddim import ddim
-from ddpm_jax.samplers.dpm_solver import dpm_solver
+from ddpm_jax.samplers.ddpm import ancestral
+from ddpm_jax.samplers.dpm import dpm_solver
 from ddpm_jax.samplers.dpmpp import dpmpp_2m, dpmpp_2s, dpmpp_3m
-from ddpm_jax.samplers.dpmpp_sde import dpmpp_2m_sde, dpmpp_3m_sde, dpmpp_sde
-from ddpm_jax.samplers.edm import edm
+from ddpm_jax.samplers.dpmpp_stochastic import dpmpp_2m_sde, dpmpp_3m_sde, dpmpp_sde
+from ddpm_jax.samplers.edm_stochastic import edm
 from ddpm_jax.samplers.grids import (
   OF_LOG_SNR,
   TIME_GRIDS,
@@ -28,6 +27,7 @@ from ddpm_jax.samplers.guidance import (
   log_snr_interval,
 )
 from ddpm_jax.samplers.image_to_image import last_part, start_from
+from ddpm_jax.samplers.implicit import ddim
 from ddpm_jax.samplers.inpainting import keep_known, repaint, replacement
 from ddpm_jax.samplers.inverse import dps, pigdm
 from ddpm_jax.samplers.multistep import deis, ipndm, lms, plms, pndm
@@ -38,7 +38,7 @@ from ddpm_jax.samplers.solvers import SOLVERS, Solver, solve
 from ddpm_jax.samplers.starting import midway
 from ddpm_jax.samplers.stochastic import dpm2_ancestral, dpmpp_2s_ancestral, euler_ancestral
 from ddpm_jax.samplers.thresholding import THRESHOLDS, clip_x0, dynamic_threshold
-from ddpm_jax.samplers.unipc import unipc
+from ddpm_jax.samplers.unified_corrector import unipc
 
 SAMPLERS: dict[str, Callable[..., Sampler]] = {
   'ancestral': ancestral,

@@ -22,8 +22,8 @@ from ddpm_jax.diffusion.parameterization import Denoiser
 from ddpm_jax.diffusion.process import fresh_noise
 from ddpm_jax.diffusion.schedules import Schedule, Time
 from ddpm_jax.diffusion.score import score_from_x0
-from ddpm_jax.samplers.ancestral import ancestral
-from ddpm_jax.samplers.ddim import ddim
+from ddpm_jax.samplers.ddpm import ancestral
+from ddpm_jax.samplers.implicit import ddim
 from ddpm_jax.samplers.noise import Noise, Step
 from ddpm_jax.samplers.sampler import Sampler, State, start
 

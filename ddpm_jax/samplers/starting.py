@@ -10,7 +10,7 @@ from jax import Array
 from ddpm_jax.diffusion.parameterization import Denoiser
 from ddpm_jax.diffusion.process import Denoised
 from ddpm_jax.diffusion.schedules import Schedule, Time
-from ddpm_jax.samplers.dpm_solver import third
+from ddpm_jax.samplers.dpm import third
 from ddpm_jax.samplers.dpmpp import dpmpp_2s
 from ddpm_jax.samplers.exponential import DATA
 from ddpm_jax.samplers.noise import Noise, Step

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ddpm_jax.data.mixture import COVARIANCES, MEANS, WEIGHTS
+from ddpm_jax.data.plane import COVARIANCES, MEANS, WEIGHTS
 from ddpm_jax.diffusion.parameterization import Denoiser
 from ddpm_jax.diffusion.process import Denoised, q_sample
 from ddpm_jax.diffusion.schedules import Schedule, Time

@@ -18,8 +18,8 @@ from ddpm_jax.diffusion.process import Denoised
 from ddpm_jax.diffusion.schedules import Schedule, Time
 from ddpm_jax.samplers import SAMPLERS, Noise, Sampler, State, Step, exponential
 from ddpm_jax.samplers.dpmpp import as_published
-from ddpm_jax.samplers.dpmpp_sde import History, moments, per_step
-from ddpm_jax.samplers.dpmpp_sde import multistep as sde_multistep
+from ddpm_jax.samplers.dpmpp_stochastic import History, moments, per_step
+from ddpm_jax.samplers.dpmpp_stochastic import multistep as sde_multistep
 from ddpm_jax.samplers.formulas import eps_of, place
 from ddpm_jax.samplers.multistep import mean_basis
 from ddpm_jax.samplers.sampler import start

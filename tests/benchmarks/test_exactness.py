@@ -9,7 +9,7 @@ import pytest
 
 from configs import digits, mixture
 from ddpm_jax import data
-from ddpm_jax.data.mixture import COVARIANCES, MEANS, WEIGHTS
+from ddpm_jax.data.plane import COVARIANCES, MEANS, WEIGHTS
 from ddpm_jax.diffusion import Denoised, schedules
 from ddpm_jax.keys import example_keys
 from ddpm_jax.models import init_network

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ddpm_jax.data import mixture
-from ddpm_jax.data.mixture import COVARIANCES, MEANS, WEIGHTS
+from ddpm_jax.data.plane import COVARIANCES, MEANS, WEIGHTS
 
 
 def test_the_draws_have_the_mixtures_moments():

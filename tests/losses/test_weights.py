@@ -11,7 +11,7 @@ from scipy import stats
 
 from ddpm_jax.diffusion import PARAMETERIZATIONS, schedules
 from ddpm_jax.losses import WEIGHTS, LossContext, make_factors
-from ddpm_jax.losses.product import output_weight
+from ddpm_jax.losses.products import output_weight
 
 VP = schedules.cosine_log_snr()
 LOG_SNRS = np.linspace(-9.0, 9.0, 13)

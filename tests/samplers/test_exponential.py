@@ -14,10 +14,10 @@ from scipy.integrate import quad
 from ddpm_jax.diffusion import schedules
 from ddpm_jax.diffusion.process import Denoised
 from ddpm_jax.samplers import Sampler, ddim, sample
-from ddpm_jax.samplers.dpm_solver import dpm_solver
+from ddpm_jax.samplers.dpm import dpm_solver
 from ddpm_jax.samplers.dpmpp import dpmpp_2m, dpmpp_2s, dpmpp_3m
 from ddpm_jax.samplers.exponential import moments, phis
-from ddpm_jax.samplers.unipc import VARIANTS, unipc
+from ddpm_jax.samplers.unified_corrector import VARIANTS, unipc
 from ddpm_jax.theory.oracle import GaussianData
 from tests.samplers import orders
 from tests.samplers.bent import PATHS, bent, times_at, walk

@@ -11,7 +11,7 @@ from ddpm_jax.diffusion import schedules
 from ddpm_jax.samplers import SAMPLERS, midway, num_evaluations, sample
 from ddpm_jax.samplers.dpmpp import dpmpp_2m, dpmpp_3m
 from ddpm_jax.samplers.multistep import deis, lms, plms, pndm
-from ddpm_jax.samplers.unipc import unipc
+from ddpm_jax.samplers.unified_corrector import unipc
 from ddpm_jax.theory.oracle import GaussianData
 from tests.samplers.bent import bent
 from tests.samplers.orders import even_in_log_snr, even_in_root, even_in_sigma, slope, trailing

@@ -19,7 +19,7 @@ from ddpm_jax.samplers import (
   sample,
 )
 from ddpm_jax.samplers.corrected import reverse_diffusion
-from ddpm_jax.samplers.dpmpp_sde import RULES, dpmpp_2m_sde, dpmpp_3m_sde, dpmpp_sde, moments
+from ddpm_jax.samplers.dpmpp_stochastic import RULES, dpmpp_2m_sde, dpmpp_3m_sde, dpmpp_sde, moments
 from ddpm_jax.samplers.stochastic import dpm2_ancestral, dpmpp_2s_ancestral, euler_ancestral
 from ddpm_jax.theory.oracle import GaussianData
 from tests.samplers import recursions

@@ -15,7 +15,7 @@ from ddpm_jax.data import Arrays, Dataset
 from ddpm_jax.diffusion.parameterization import network_input
 from ddpm_jax.keys import for_purpose
 from ddpm_jax.losses import LossOutput
-from ddpm_jax.losses.product import add_noise
+from ddpm_jax.losses.products import add_noise
 from ddpm_jax.tasks.parts import make_preview
 from ddpm_jax.training.task import Task, Use
 

@@ -4,7 +4,7 @@ import pytest
 
 from ddpm_jax.diffusion import schedules
 from ddpm_jax.samplers import ddim
-from ddpm_jax.samplers.dpm_solver import dpm_solver
+from ddpm_jax.samplers.dpm import dpm_solver
 from tests.samplers.bent import PATHS, bent, times_at, walk
 
 pytestmark = pytest.mark.usefixtures('x64')

@@ -9,7 +9,7 @@ from ddpm_jax.diffusion import schedules
 from ddpm_jax.diffusion.process import Denoised
 from ddpm_jax.samplers import ddim
 from ddpm_jax.samplers.dpmpp import dpmpp_2m, dpmpp_3m
-from ddpm_jax.samplers.unipc import VARIANTS, unipc
+from ddpm_jax.samplers.unified_corrector import VARIANTS, unipc
 from tests.samplers.bent import PATHS, bent, times_at, walk
 
 pytestmark = pytest.mark.usefixtures('x64')

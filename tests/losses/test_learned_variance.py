@@ -14,7 +14,7 @@ from ddpm_jax.diffusion.bound import discretized
 from ddpm_jax.diffusion.parameterization import VARIANCE_HEADS, make_denoiser
 from ddpm_jax.keys import Keys, example_keys, step_key
 from ddpm_jax.losses import LOSSES, LossContext, make_factors
-from ddpm_jax.losses.uncertainty import new_uncertainty, uncertainty_of
+from ddpm_jax.losses.learned_uncertainty import new_uncertainty, uncertainty_of
 
 pytestmark = pytest.mark.usefixtures('x64')
 

@@ -23,7 +23,7 @@ from ddpm_jax.losses.context import (
   distribution_start,
   starts_with,
 )
-from ddpm_jax.losses.product import add_noise, errors, remember
+from ddpm_jax.losses.products import add_noise, errors, remember
 
 Weight = Annotated[float, Interval(ge=0, le=1000)]
 

@@ -7,7 +7,7 @@ import pytest
 
 from ddpm_jax.diffusion import Denoised, schedules
 from ddpm_jax.samplers import sample
-from ddpm_jax.samplers.consistency import consistency
+from ddpm_jax.samplers.consistency_models import consistency
 from tests.samplers import recursions
 from tests.samplers.orders import DATA, even_in_log_snr
 

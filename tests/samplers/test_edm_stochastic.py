@@ -9,7 +9,7 @@ import pytest
 
 from ddpm_jax.diffusion import schedules
 from ddpm_jax.samplers import Step, sample
-from ddpm_jax.samplers.edm import edm
+from ddpm_jax.samplers.edm_stochastic import edm
 from ddpm_jax.samplers.runge_kutta import heun
 from ddpm_jax.theory.oracle import GaussianData
 from tests.samplers.orders import DATA, begin, even_in_log_snr

@@ -20,7 +20,7 @@ from ddpm_jax.losses.context import (
   distribution_start,
   starts_with,
 )
-from ddpm_jax.losses.product import add_noise, errors, remember
+from ddpm_jax.losses.products import add_noise, errors, remember
 from ddpm_jax.losses.weights import log_snr
 
 Width = Annotated[int, Interval(ge=1, le=65_536)]
