@@ -50,6 +50,14 @@ def bucket(store, request):
 
 @pytest.fixture
 def x64():
-  """Double precision for the length of a test."""
-  with jax.enable_x64(True):
-    yield
+  """Double precision for the length of a test, by programs that are compiled in half the time.
+
+  Where rounding is not the question, neither is how fast a program runs once. What is asked of
+  single precision is asked of programs as they are compiled for users.
+  """
+  jax.config.update('jax_disable_most_optimizations', True)
+  try:
+    with jax.enable_x64(True):
+      yield
+  finally:
+    jax.config.update('jax_disable_most_optimizations', False)

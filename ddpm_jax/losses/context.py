@@ -102,7 +102,7 @@ def start(loss: Loss, context: LossContext, params: dict, key: Array) -> tuple[A
   """What a loss begins with: params['loss'] and its state.
 
   One that does not say has no parameters, and for its state what the timestep distribution
-  remembers, so that   it can be a function of a product.
+  remembers, so that it can be a function of a product.
   """
   function, options = getattr(loss, 'func', loss), getattr(loss, 'keywords', {})
   init = getattr(function, 'init', None)
