@@ -82,6 +82,7 @@ def test_train_sample_and_report(run):
     assert Image.open(picture).size[0] > 300
 
 
+@pytest.mark.slow
 def test_samples_are_drawn_around_what_a_mask_keeps(run, tmp_path):
   rng = np.random.default_rng(0)
   picture = rng.integers(0, 256, (8, 8)).astype(np.uint8)
@@ -417,6 +418,7 @@ def test_the_ddpm_recipe_takes_twenty_steps_on_real_cifar10(tmp_path):
     assert archive['arr_0'].shape == (4, 32, 32, 3) and 'arr_1' not in archive
 
 
+@pytest.mark.slow
 def test_samplers_are_compared_at_equal_budgets_and_what_is_there_is_kept(run):
   flags = ['tradeoff', f'--workdir={run}', '--samplers=ddim,heun', '--num=20']
   done = command(*flags, '--evaluations=2,5')
@@ -433,6 +435,7 @@ def test_samplers_are_compared_at_equal_budgets_and_what_is_there_is_kept(run):
   assert (run / 'tradeoff.png').exists() and again.stdout.count('±') == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('flag', 'message'),
   [

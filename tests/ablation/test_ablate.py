@@ -228,6 +228,7 @@ def table(plan):
   return (plan.workdir / 'results.csv').read_bytes()
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_is_the_same_table_bit_for_bit(folder, whole):
   flags = ['--config=few.py', '--seeds=1', '--workdir=killed']
   killed = subprocess.run(

@@ -126,6 +126,7 @@ def test_pytorch_has_as_many_parameters():
   assert torch_unet.num_params(torch_unet.make_unet(small, (8, 8, 1))) == num_params(params)
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path):
   """Blocks of an odd length: a checkpoint must still turn up in every other one."""
   out = tmp_path / 'figures.json'

@@ -91,6 +91,7 @@ def fresh(config, plugins):
   return {'network': network, 'schedule': {}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('config', [digits.get_config, mixture.get_config])
 def test_every_row_of_the_table_can_begin(config, tmp_path, monkeypatch):
   monkeypatch.setattr(train, 'init_from', fresh)

@@ -41,6 +41,7 @@ def test_the_loop_draws_what_the_program_draws(small, params, name):
   np.testing.assert_allclose(program, loop, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('guidance', [1.0, 2.0])
 def test_the_network_alone_is_evaluated_as_often(small, guidance):
   """By a network that counts its rows at run time."""

@@ -145,6 +145,7 @@ def test_labels_are_dropped_at_the_rate_asked_for(params):
   assert abs(dropped.mean() - rate) < 4 * np.sqrt(rate * (1 - rate) / number)
 
 
+@pytest.mark.slow
 def test_remat_keeps_less_for_the_same_gradient(params):
   """What the backward pass keeps are the leaves of the function that `jax.vjp` returns."""
   x, noise_label, cond = inputs()

@@ -63,6 +63,7 @@ def drawn(name, evaluations=None):
   return np.asarray(run(keys))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', OTHERS)
 def test_the_draws_are_the_mixtures(name):
   x, error, chance = drawn(name), ERRORS.get(name, 0.005), 1 / np.sqrt(COUNT)

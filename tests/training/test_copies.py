@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from few import few
 from quick import apart, quick, start, trained
 from tiny import shapes_of, tiny
 
@@ -35,6 +36,7 @@ def assert_same(one, other):
     np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
 
 
+@pytest.mark.slow
 def test_a_run_in_a_bucket_is_resumed_and_is_the_one_on_a_disk(store, bucket, tmp_path):
   config = tiny(**{'training.num_steps': 24})
   train(config, tmp_path / 'run')
@@ -60,7 +62,7 @@ def test_a_run_in_a_bucket_is_resumed_and_is_the_one_on_a_disk(store, bucket, tm
     start(bucket, tiny(seed=1))
 
 
-@pytest.mark.parametrize('where', ['disk', 'bucket'])
+@pytest.mark.parametrize('where', few(['disk', 'bucket'], 'disk'))
 def test_a_machine_made_anew_goes_on_as_if_nothing_had_happened(
   quick, tmp_path, where, store, bucket
 ):

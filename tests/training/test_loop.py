@@ -108,6 +108,7 @@ def test_a_finished_run_says_so_and_is_left_alone(whole, capsys):
   assert contents(whole) == before
 
 
+@pytest.mark.slow
 def test_a_lost_connection_ends_nothing(tmp_path):
   """The terminal of the process goes in mid-run: SIGHUP comes, and what is written is refused."""
   master, terminal = os.openpty()
@@ -190,6 +191,7 @@ def mended(tmp_path_factory):
   return workdir, output, later
 
 
+@pytest.mark.slow
 def test_data_that_fails_in_mid_run_is_named_after_all_steps_are_saved(mended, whole):
   workdir, output, later = mended
   assert 'the file of example 7 is cut' in output and 'Traceback' not in output

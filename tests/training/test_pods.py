@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
+from few import few
 from pod import HERE, Pod
 from tiny import shapes_of, tiny
 
@@ -54,7 +55,7 @@ def one(tmp_path_factory):
 HSDP = ('--config.parallel.mode=hsdp', '--config.parallel.slices=2')
 
 
-@pytest.mark.parametrize('mode', ['pmap', 'fsdp', 'hsdp'])
+@pytest.mark.parametrize('mode', few(['pmap', 'fsdp', 'hsdp'], 'pmap'))
 def test_two_hosts_follow_the_curve_of_one_device(one, tmp_path, mode):
   flags = HSDP if mode == 'hsdp' else [f'--config.parallel.mode={mode}']
   run = train(tmp_path / 'run', *TINY, *flags, devices=(2, 2))
@@ -159,6 +160,7 @@ def test_a_preempted_host_makes_all_save_at_one_step_and_any_topology_goes_on(lo
   assert_same(state.params, expected[1].params, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_stop_inside_a_save_is_heard_however_far_the_run_is(long, tmp_path):
   """Orbax could ask for it in the loop's place, by a count of its own."""
   run = shutil.copytree(long, tmp_path / 'run')
@@ -210,6 +212,7 @@ def test_a_stop_at_any_stage_ends_all_hosts_and_the_run_goes_on_bit_for_bit(long
   assert (run / 'metrics.jsonl').read_bytes() == (long / 'metrics.jsonl').read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('victim', [0, 1])
 def test_a_killed_host_ends_the_others_and_the_run_resumes_bit_for_bit(long, tmp_path, victim):
   run = tmp_path / 'run'
@@ -252,6 +255,7 @@ def test_so_does_one_in_a_bucket(long, store, bucket, tmp_path, victim):
   assert json.loads((run / 'report.json').read_bytes())['finished']
 
 
+@pytest.mark.slow
 def test_two_hosts_draw_the_samples_of_one_and_the_first_writes_them(long, tmp_path):
   flags = ('--num=21', '--batch_size=8', '--steps=5', '--plugins=tiny')
   for devices in ((1,), (2, 2)):
@@ -276,6 +280,7 @@ def test_a_signal_ends_a_host_that_has_nothing_to_save_at_once(long):
   assert not (long / 'samples.npz').exists()
 
 
+@pytest.mark.slow
 def test_checkpoints_may_be_apart_from_folders_that_hosts_do_not_share(one, tmp_path):
   apart = (*TINY, f'--config.checkpoint.folder={tmp_path}/kept')
   own = [(f'--workdir={tmp_path}/{host}',) for host in (0, 1)]
@@ -324,7 +329,7 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize('mistake', MISTAKES)
+@pytest.mark.parametrize('mistake', few(MISTAKES, 'another seed'))
 def test_hosts_that_do_not_fit_all_say_why(tmp_path, mistake):
   options, words = MISTAKES[mistake]
   with Pod(tmp_path / 'run', *TINY, **{'devices': (1, 1), **options}) as pod:
