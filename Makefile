@@ -24,7 +24,7 @@ demo: $(ready)  ## train, sample and report on the built-in digits (RUN=runs/dig
 test: $(ready)  ## the quick suite
 	@$(python) -m pytest -n 2
 
-test-slow: $(ready)  ## what takes over a minute by itself
+test-slow: $(ready)  ## what proves slowly
 	@$(python) -m pytest -m slow
 
 soak: $(ready)  ## kill or stop a run of several hosts thirty times and look what was lost (10 to 25 minutes)
