@@ -109,7 +109,7 @@ def unmade(*folders: epath.Path) -> Iterator[None]:
   except InputError:
     for part in sorted(missing, reverse=True):  # what is inside comes first
       with contextlib.suppress(OSError):
-        part.rmdir()
+        os.rmdir(part)  # epath's own raises ValueError for one that is not empty
     raise
 
 

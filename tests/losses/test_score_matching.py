@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ddpm_jax.losses import WEIGHTS
-from tests.losses.test_product import (
+from tests.losses.test_products import (
   NUM_STEPS,
   PARAMETERIZATIONS,
   VARIANCE,

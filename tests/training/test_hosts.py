@@ -11,7 +11,7 @@ from ddpm_jax.training import hosts
   [
     (signal.SIGTERM, 60, 143, 'ended by SIGTERM while it waited for the other hosts'),
     (signal.SIGINT, 60, 130, 'ended by SIGINT while it waited for the other hosts'),
-    (None, 0, 2, 'not all of 2 hosts have come within 0 s'),
+    (None, 0, 1, 'not all of 2 hosts have come within 0 s'),
   ],
 )
 def test_a_wait_for_the_others_ends_by_a_signal_or_its_time(
