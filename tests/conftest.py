@@ -18,6 +18,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from precision import precision  # noqa: E402
 
 # Not by the environment: the programs a test starts choose their own number of devices.
 jax.config.update('jax_num_cpu_devices', 8)
@@ -50,14 +51,6 @@ def bucket(store, request):
 
 @pytest.fixture
 def x64():
-  """Double precision for the length of a test, by programs that are compiled in half the time.
-
-  Where rounding is not the question, neither is how fast a program runs once. What is asked of
-  single precision is asked of programs as they are compiled for users.
-  """
-  jax.config.update('jax_disable_most_optimizations', True)
-  try:
-    with jax.enable_x64(True):
-      yield
-  finally:
-    jax.config.update('jax_disable_most_optimizations', False)
+  """Double precision for the length of a test."""
+  with precision(double=True):
+    yield

@@ -36,7 +36,7 @@ from ddpm_jax.diffusion.process import Denoised, q_sample
 from ddpm_jax.diffusion.schedules import Discrete, Schedule
 
 # (schedule, share in [0, 1]) -> (t, ½ |dSNR / dshare|), both scalars.
-Distribution = Callable[[Schedule, Array], tuple[Array, Array]]
+Spacing = Callable[[Schedule, Array], tuple[Array, Array]]
 
 
 def continuous_bound(
@@ -112,7 +112,7 @@ def continuous_term(
   x0: Array,
   share: Array,
   eps: Array,
-  distribution: Distribution | None = None,
+  spacing: Spacing | None = None,
 ) -> Array:
   """½ |dSNR / dshare| |x0 - x0_hat|²: (B,).
 
@@ -124,9 +124,9 @@ def continuous_term(
     x0: (B, …).
     share: (B,), how much of the way from t_max to t_min lies before the noise level.
     eps: the noise, like x0.
-    distribution: what the way is measured in; `even_in_cost` if not given.
+    spacing: what the way is measured in; `even_in_cost` if not given.
   """
-  t, weight = jax.vmap(distribution or even_in_cost, (None, 0))(schedule, share)
+  t, weight = jax.vmap(spacing or even_in_cost, (None, 0))(schedule, share)
   xt = jax.vmap(q_sample, (None, 0, 0, 0))(schedule, x0, t, eps)
   errors = jnp.square(denoiser(xt, t).x0 - x0)
   return weight * jax.vmap(jnp.sum)(errors)

@@ -64,8 +64,8 @@ def variational(
   if isinstance(schedule, Discrete):
     steps = chain_term(schedule, denoiser, x0, share, eps, variance)
   else:
-    distribution = even_in_cost if inside is None else even_in_time
-    steps = continuous_term(schedule, denoiser, x0, share, eps, distribution)
+    spacing = even_in_cost if inside is None else even_in_time
+    steps = continuous_term(schedule, denoiser, x0, share, eps, spacing)
   last = normals(for_purpose(keys.examples, 'bound'), 0, x0)
   decoder = categorical(context.codec.levels('the bound'))
   parts = {

@@ -140,8 +140,8 @@ def edm(schedule: Schedule, t: Array, *, sigma_data: Scale = 0.5) -> Array:
   """1 + 1 / (sigma_data² SNR): the squared error of what `parameterization.edm` predicts.
 
   Reference: Karras et al. 2022, https://arxiv.org/abs/2206.00364, table 1: of x0's
-  (n² + sigma_data²) / (n sigma_data)², with n = sigma / alpha. It goes with the
-  timestep distribution `log_normal`.
+  (n² + sigma_data²) / (n sigma_data)², with n = sigma / alpha. It goes with the timestep
+  distribution `log_normal`.
   """
   return 1 + jnp.exp(-log_snr(schedule, t)) / sigma_data**2
 

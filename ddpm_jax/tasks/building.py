@@ -18,7 +18,7 @@ from ddpm_jax.diffusion.schedules import Discrete, interpolate, zero_terminal_sn
 from ddpm_jax.errors import InputError
 from ddpm_jax.losses import FACTORS, LOSSES, PRESETS, LossOutput, make_factors
 from ddpm_jax.samplers import SAMPLERS, SOLVERS
-from ddpm_jax.tasks.consistency import check
+from ddpm_jax.tasks.compatibility import check
 from ddpm_jax.tasks.experiment import Experiment
 from ddpm_jax.training import optimizers
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from precision import precision
 from scipy.integrate import quad
 
 from ddpm_jax.diffusion import schedules
@@ -344,7 +345,7 @@ def test_single_precision_keeps_its_digits_over_many_steps(method):
   # Differences of nearly equal predictions over nearly equal times do not grow.
   results = []
   for x64 in (False, True):
-    with jax.enable_x64(x64):
+    with precision(x64):
       schedule = schedules.vp()
       times = jnp.asarray(np.linspace(1.0, 0.01, 1000))
       xT = jnp.asarray([[1.3, -0.2, 0.7]])
@@ -368,7 +369,7 @@ def test_phi_is_the_integral_that_defines_it(z, x64, rtol):
 
     return quad(weight, 0, 1, epsabs=0, epsrel=2e-14)[0]
 
-  with jax.enable_x64(x64):
+  with precision(x64):
     z = float(jnp.asarray(z))
     np.testing.assert_allclose(phis(jnp.asarray(z), 4), [phi(k) for k in range(1, 5)], rtol=rtol)
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from precision import precision
 
 from ddpm_jax.diffusion import schedules
 from ddpm_jax.diffusion.process import Denoised
@@ -185,7 +186,7 @@ def test_single_precision_costs_no_more_than_its_rounding(name):
   times = np.linspace(1.0, 0.01, LENGTH)
   xT = np.asarray(begin(schedule, 1.0))
   double = path_of(CLASSICAL[name], schedule, jnp.asarray(times), jnp.asarray(xT))
-  with jax.enable_x64(False):
+  with precision(double=False):
     single = path_of(CLASSICAL[name], schedule, jnp.asarray(times), jnp.asarray(xT))
   assert single.dtype == jnp.float32
   np.testing.assert_allclose(single, double, atol=1e-4)

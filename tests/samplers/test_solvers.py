@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from precision import precision
 
 from ddpm_jax.diffusion import schedules
 from ddpm_jax.samplers.solvers import SOLVERS, solve
@@ -96,7 +97,7 @@ def test_noise_alone_is_a_time_like_others(double):
   assert schedule.alpha(1.0) == 0
   x = np.asarray(begin(schedule, 1.0))
   exact = np.asarray(flow(schedule, x, 1.0, 0.01))
-  with jax.enable_x64(double):
+  with precision(double):
     end = solved(solver, schedule, jnp.asarray(x), 1.0, 0.01).x
     back = solved(solver, schedule, end, 0.01, 1.0).x
   assert end.dtype == (jnp.float64 if double else jnp.float32)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from precision import precision
 
 from ddpm_jax.diffusion import schedules
 from ddpm_jax.samplers import (
@@ -329,7 +330,7 @@ def test_average_places_are_what_quadrature_finds(H):
 
 
 def test_average_places_keep_single_precision_and_end_at_one():
-  with jax.enable_x64(False):
+  with precision(double=False):
     for H in (1e-4, 3e-2, 0.11):
       found = moments(jnp.float32(H))
       assert found[0].dtype == jnp.float32

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from precision import precision
 from scipy import special, stats
 
 from ddpm_jax.diffusion import Gaussian, schedules
@@ -232,7 +233,7 @@ def test_normal_information_and_mmse_are_those_of_the_joint_law(snr):
 
 def test_information_at_low_snr_keeps_its_digits_in_single_precision():
   # I -> ½ snr tr covariance.
-  with jax.enable_x64(False):
+  with precision(double=False):
     law = Normal(np.zeros(2), np.array([[2.0, 0.5], [0.5, 1.0]]))
     assert float(law.information(1e-9)) == approx(1.5e-9, rel=1e-5)
 
@@ -257,7 +258,7 @@ def test_a_line_diffuses_as_its_mixture_does(seed):
 
 def test_a_singular_covariance_in_single_precision_has_real_information():
   # Eigenvalues that are zero come out below it, some by more than 1 / snr.
-  with jax.enable_x64(False):
+  with precision(double=False):
     for seed in range(8):
       u = jax.random.normal(jax.random.key(seed), (6,))
       law = Normal(jnp.zeros(6), jnp.outer(u, u))
